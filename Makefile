@@ -1,0 +1,39 @@
+# One word a job. `make train` and `make test` set up everything they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUILD_INPUTS := pyproject.toml setup.py $(shell find csrc -type f)
+
+.PHONY: install train test bench gpu lint clean
+
+install: $(STAMP)
+
+# torch first and alone: asked for through another package it can come in another, larger build.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0 setuptools wheel ninja pybind11
+	@touch $@
+
+$(STAMP): $(VENV)/.torch $(BUILD_INPUTS)
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[train,test,bench,lint,triton]'
+	@touch $@
+
+train: install
+	$(BIN)/fastssl train simclr
+
+test: install
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/fastssl bench
+
+# For a machine with a CUDA device: no virtual environment, no network, only what its Python has.
+gpu:
+	$(PYTHON) bench/gpu.py
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf build *.egg-info $(VENV) && find . -name '*.so' -not -path './$(VENV)/*' -delete

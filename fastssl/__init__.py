@@ -1,0 +1,8 @@
+"""Self-supervised learning made cheap: streamed similarity-softmax losses, exact gradients."""
+
+from fastssl import backends, functional
+from fastssl._version import __version__
+from fastssl.backends import BackendError, use_backend
+from fastssl.losses import NTXentLoss
+
+__all__ = ["BackendError", "NTXentLoss", "__version__", "backends", "functional", "use_backend"]

@@ -1,0 +1,210 @@
+"""``similarity_lse``: the streamed log-sum-exp of scaled similarities, with exact gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastssl import backends
+from fastssl import reference as references
+from fastssl.ops.library import define
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def similarity_lse(
+    x: Tensor,  # [M, D]
+    y: Tensor | None = None,  # [K, D]
+    scale: float | Tensor = 1.0,
+    *,
+    normalize: bool = False,
+    self_offset: int | None = None,
+    pair_offset: int | None = None,
+    exclude_pair: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Row-wise log-sum-exp of a similarity matrix that is never written.
+
+    ``lse_i = log Σ_{j allowed for i} exp(scale · x_i·y_j)``, and beside it the logit of each
+    row's pair, ``pair_i = scale · x_i·y_{p(i)}``. Both are differentiable in ``x``, ``y`` and
+    ``scale``; the backward recomputes the similarities tile by tile. With ``y=None`` the rows
+    are their own columns, the matrix is symmetric, and about half the work is saved.
+
+    Args:
+        x: rows, shape [M, D]; float32, bfloat16, float16 (float64 is served by the reference).
+        y: columns, shape [K, D], dtype and device of ``x``; None: the rows themselves.
+        scale: multiplies every similarity (1/temperature); a float or a 0-dim tensor.
+        normalize: take cosine similarities. Rows shorter than 1e-12 count as zero vectors and
+            receive no gradient.
+        self_offset: leave column ``(i + self_offset) mod K`` out of row i's sum; None: none.
+        pair_offset: row i's pair is column ``(i + pair_offset) mod K``; None: no pairs, and the
+            second result is zero.
+        exclude_pair: leave the pair out of the sum as well.
+
+    Returns:
+        ``(lse, pair)``, each of shape [M], float64 (float32 on devices without it): logits in
+        the hundreds would leave float32 too few digits for the differences that losses are
+        made of. A row with nothing left to sum has lse −inf and no gradient. Similarities are
+        accumulated in float32. A NaN or infinite input, or a NaN scale, gives NaN.
+
+    Raises:
+        TypeError: ``x`` or ``y`` is not a floating-point tensor, or their dtypes differ.
+        ValueError: wrong number of dimensions, widths or devices that differ, no rows, no
+            columns, no features, an offset outside [0, K).
+        BackendError: a backend was asked for that cannot serve these tensors.
+    """
+    _check(x, y, scale, self_offset, pair_offset, exclude_pair)
+    backend = backends.select("similarity_lse", x.device.type)
+    if backend == "reference" or x.dtype == torch.float64:
+        return references.similarity_lse(
+            x,
+            y,
+            scale,
+            normalize=normalize,
+            self_offset=self_offset,
+            pair_offset=pair_offset,
+            exclude_pair=exclude_pair,
+        )
+    tensor_scale = scale if isinstance(scale, Tensor) else None
+    factor = 1.0 if isinstance(scale, Tensor) else float(scale)
+    return _SimilarityLse.apply(
+        x, y, tensor_scale, factor, normalize, self_offset, pair_offset, exclude_pair, backend
+    )
+
+
+class _SimilarityLse(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, backend
+    ):
+        options = (factor, normalize, self_offset, pair_offset, exclude_pair)
+        lse, pair = backends.raw("similarity_lse_fwd", backend)(x, y, scale, *options)
+        ctx.save_for_backward(x, y, scale, lse)
+        ctx.options, ctx.backend = options, backend
+        return lse, pair
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_lse, d_pair):
+        x, y, scale, lse = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        d_x, d_y, d_scale = backends.raw("similarity_lse_bwd", ctx.backend)(
+            d_lse, d_pair, x, y, scale, lse, *ctx.options, *needs
+        )
+        return (
+            d_x if needs[0] else None,
+            d_y if needs[1] else None,
+            d_scale if needs[2] else None,
+            *[None] * 6,
+        )
+
+
+def _check(x, y, scale, self_offset, pair_offset, exclude_pair) -> None:
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor is None and name == "y":
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(
+                f"{name} must be a float32, bfloat16, float16 or float64 tensor, not {got}"
+            )
+        if tensor.dim() != 2 or 0 in tensor.shape:
+            raise ValueError(
+                f"{name} must have shape [rows, features], neither zero, not {list(tensor.shape)}"
+            )
+    if y is not None:
+        if y.dtype != x.dtype:
+            raise TypeError(f"y must have the dtype of x, {x.dtype}, not {y.dtype}")
+        if y.device != x.device:
+            raise ValueError(f"y must be on the device of x, {x.device}, not {y.device}")
+        if y.shape[1] != x.shape[1]:
+            raise ValueError(f"y must have the width of x, {x.shape[1]}, not {y.shape[1]}")
+    if isinstance(scale, Tensor) and (scale.dim() != 0 or not scale.dtype.is_floating_point):
+        raise ValueError(
+            f"scale must be a float or a 0-dim floating-point tensor, "
+            f"not {scale.dtype} of shape {list(scale.shape)}"
+        )
+    if isinstance(scale, Tensor) and scale.device != x.device:
+        raise ValueError(f"scale must be on the device of x, {x.device}, not {scale.device}")
+    columns = (x if y is None else y).shape[0]
+    for name, offset in (("self_offset", self_offset), ("pair_offset", pair_offset)):
+        if offset is not None and not 0 <= offset < columns:
+            raise ValueError(f"{name} must lie in [0, {columns}), not {offset}")
+    if exclude_pair and pair_offset is None:
+        raise ValueError("exclude_pair needs a pair_offset")
+    if y is None:
+        # The symmetric path needs a symmetric set of excluded entries.
+        excluded = [self_offset] if self_offset is not None else []
+        excluded += [pair_offset] if exclude_pair else []
+        for offset in excluded:
+            if 2 * offset % columns:
+                raise ValueError(
+                    f"with y=None an excluded offset must be 0 or half the rows, not {offset} of "
+                    f"{columns}; pass y=x for any other"
+                )
+
+
+_OPTIONS = "float factor, bool normalize, int? self_offset, int? pair_offset, bool exclude_pair"
+
+
+def _fwd_fake(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):
+    m = x.shape[0]
+    return x.new_empty(m, dtype=torch.float64), x.new_empty(m, dtype=torch.float64)
+
+
+def _bwd_fake(
+    d_lse, d_pair, x, y, scale, lse, factor, normalize, self_offset, pair_offset, exclude_pair,
+    need_x, need_y, need_scale,
+):  # fmt: skip
+    # What is not needed comes back as an empty tensor.
+    d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0)
+    d_y = torch.empty_like(y, memory_format=torch.contiguous_format) if need_y else x.new_empty(0)
+    d_scale = torch.empty_like(scale) if need_scale else x.new_empty(0)
+    return d_x, d_y, d_scale
+
+
+def _reference_fwd(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):
+    return references.similarity_lse(
+        x,
+        y,
+        factor if scale is None else scale * factor,
+        normalize=normalize,
+        self_offset=self_offset,
+        pair_offset=pair_offset,
+        exclude_pair=exclude_pair,
+    )
+
+
+def _reference_bwd(
+    d_lse, d_pair, x, y, scale, lse, factor, normalize, self_offset, pair_offset, exclude_pair,
+    need_x, need_y, need_scale,
+):  # fmt: skip
+    inputs = [
+        t.detach().requires_grad_(need) if t is not None else None
+        for t, need in ((x, need_x), (y, need_y), (scale, need_scale))
+    ]
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    with torch.enable_grad():
+        outputs = _reference_fwd(*inputs, factor, normalize, self_offset, pair_offset, exclude_pair)
+    gradients = iter(torch.autograd.grad(outputs, wanted, (d_lse, d_pair), materialize_grads=True))
+    return tuple(
+        next(gradients).contiguous() if need else x.new_empty(0)
+        for need in (need_x, need_y, need_scale)
+    )
+
+
+define(
+    f"similarity_lse_fwd(Tensor x, Tensor? y, Tensor? scale, {_OPTIONS}) -> (Tensor, Tensor)",
+    fake=_fwd_fake,
+    reference=_reference_fwd,
+    module="similarity_lse",
+)
+define(
+    "similarity_lse_bwd(Tensor d_lse, Tensor d_pair, Tensor x, Tensor? y, Tensor? scale, "
+    f"Tensor lse, {_OPTIONS}, bool need_x, bool need_y, bool need_scale) "
+    "-> (Tensor, Tensor, Tensor)",
+    fake=_bwd_fake,
+    reference=_reference_bwd,
+    module="similarity_lse",
+)
+backends.register("similarity_lse", "native", "triton")
