@@ -1,0 +1,77 @@
+"""Accuracy when only a few images of each class carry a label: where pre-training should pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastssl.evaluation.linear import linear_accuracy
+
+
+def draw_labels(labels: Tensor, per_class: int, *, seed: int) -> Tensor:
+    """Choose ``per_class`` rows of every class at random, without replacement.
+
+    Args:
+        labels: int64 [N], the training labels.
+        per_class: rows of each class that occurs.
+        seed: the same seed gives the same rows on every machine.
+
+    Returns:
+        int64 [C · per_class], indices into ``labels``, class after class.
+
+    Raises:
+        ValueError: a class has fewer rows than ``per_class``, or per_class < 1.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
+        if len(members) < per_class:
+            raise ValueError(f"class {label} has {len(members)} rows, {per_class} were asked for")
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    return torch.cat(chosen)
+
+
+def few_label_accuracy(
+    features: Tensor,
+    labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    per_class: int,
+    draws: int = 20,
+    seed: int = 0,
+    advance: Callable[[int], object] | None = None,
+) -> tuple[float, float]:
+    """Logistic regression on ``per_class`` labels a class, over several draws of them.
+
+    Args:
+        features: floating [N, D], prepared (see `fastssl.evaluation.linear.prepare`).
+        labels: int64 [N]; the draws come from these alone.
+        test_features: floating [Q, D], prepared alike.
+        test_labels: int64 [Q], used for the accuracy only.
+        per_class: labels a class.
+        draws: how many draws; draw i uses seed + i, so every kind of features sees the same rows.
+        seed: of the first draw.
+        advance: called with 1 after each draw, for a progress bar.
+
+    Returns:
+        Mean and standard deviation (over draws, population) of the accuracy, each 0 to 1.
+
+    Raises:
+        ValueError: a class has too few rows, or draws < 1.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    accuracies = []
+    for draw in range(draws):
+        rows = draw_labels(labels, per_class, seed=seed + draw)
+        accuracies.append(linear_accuracy(features[rows], labels[rows], test_features, test_labels))
+        if advance is not None:
+            advance(1)
+    result = torch.tensor(accuracies, dtype=torch.float64)
+    return result.mean().item(), result.std(correction=0).item()
