@@ -1,0 +1,53 @@
+"""Targets a results file is held to, each one line of arithmetic over its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+TEXTS = {
+    "ratio": "times faster than {provider}",
+    "of_floor": "of the floor",
+    "ms": "ms",
+    "graph_ratio": "times faster than {provider}, both in a CUDA graph",
+    "memory_mib": "MiB above inputs",
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``figure`` of ``provider`` at ``rows`` is at least (or at most) ``bound``."""
+
+    bound: float
+    least: bool
+    figure: str
+    provider: str
+    rows: int
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def judge(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The goal in words, the value measured (None: not measured) and whether it is met."""
+        value = None
+        for case in results["cases"]:
+            if all(case[key] == getattr(self, key) for key in ("rows", "dtype", "device")):
+                found = case["providers"].get(self.provider, {}).get(self.figure)
+                value = found if found is not None else value
+        sign = "≥" if self.least else "≤"
+        met = None
+        if value is not None:
+            met = value >= self.bound if self.least else value <= self.bound
+        what = TEXTS[self.figure].format(provider=self.provider)
+        return {
+            "goal": f"{self.dtype} M={self.rows}: {sign} {self.bound:g} {what}",
+            "value": value,
+            "met": met,
+        }
+
+
+def at_least(bound: float, figure: str, provider: str, rows: int, **where: str) -> Goal:
+    return Goal(bound, True, figure, provider, rows, **where)
+
+
+def at_most(bound: float, figure: str, provider: str, rows: int, **where: str) -> Goal:
+    return Goal(bound, False, figure, provider, rows, **where)

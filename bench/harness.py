@@ -1,0 +1,233 @@
+"""Cases × providers: check every answer, then time all of them interleaved.
+
+A provider whose loss or gradients differ from the float64 truth is reported as wrong and gets
+no time. The others take turns within one process, so that whatever else the machine does falls
+on all of them alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Largest error against float64 at which a provider still counts as right: (loss, gradients),
+# relative. Wide enough for anybody's rounding in that dtype, far too narrow for another formula.
+TOLERANCE = {
+    "float64": (1e-9, 1e-8),
+    "float32": (1e-4, 1e-3),
+    "float16": (1e-2, 3e-2),
+    "bfloat16": (2e-2, 8e-2),
+}
+
+
+class Skip(Exception):
+    """A provider does not take part in a case; the text says why."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of one problem."""
+
+    rows: int  # M; for two views of N samples M = 2N
+    dim: int = 128
+    dtype: str = "float32"
+    device: str = "cpu"
+    temperature: float = 0.1
+    seed: int = 0
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def __str__(self) -> str:
+        return f"M={self.rows} D={self.dim} {self.dtype} {self.device}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The float64 truth; ``sample`` holds the rows that ``gradients`` covers, None for all."""
+
+    loss: Tensor
+    gradients: tuple[Tensor, ...]
+    sample: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One implementation of a loss.
+
+    ``make(case)`` returns a function of the inputs giving a scalar, or raises :class:`Skip`.
+    Above ``limit`` rows the provider is not tried, for ``reason``.
+    """
+
+    name: str
+    make: Callable[[Case], Callable[..., Tensor]]
+    limit: int | None = None
+    reason: str = ""
+
+    def function(self, case: Case) -> Callable[..., Tensor]:
+        if self.limit is not None and case.rows > self.limit:
+            raise Skip(f"not tried above M={self.limit}: {self.reason}")
+        return self.make(case)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A problem: its inputs, its truth, who solves it, and the arithmetic it cannot avoid."""
+
+    name: str
+    title: str
+    inputs: Callable[[Case], tuple[Tensor, ...]]
+    truth: Callable[[Case, tuple[Tensor, ...]], Answer]
+    providers: tuple[Provider, ...]
+    # FLOP of the two full M×M×D products that no streamed method does without.
+    flops: Callable[[Case], float]
+    rows: tuple[int, ...]
+    memory_rows: tuple[int, ...] = ()
+    goals: tuple[Any, ...] = field(default=())
+
+    def provider(self, name: str) -> Provider:
+        for provider in self.providers:
+            if provider.name == name:
+                return provider
+        known = ", ".join(p.name for p in self.providers)
+        raise ValueError(f"no provider {name!r} of {self.name}; there are {known}")
+
+
+def step(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Forward and backward: the loss and the gradient of every input."""
+    loss = function(*inputs)
+    return (loss, *torch.autograd.grad(loss, inputs))
+
+
+def errors(result: tuple[Tensor, ...], truth: Answer) -> tuple[float, float]:
+    """Relative errors of the loss and of the worst gradient (L2); NaN never passes."""
+    loss, *gradients = (t.detach().double() for t in result)
+    loss_error = abs(loss.item() - truth.loss.item()) / max(abs(truth.loss.item()), 1e-12)
+    grad_error = 0.0
+    for got, want in zip(gradients, truth.gradients, strict=True):
+        if truth.sample is not None:
+            got = got[truth.sample]
+        error = ((got - want).norm() / want.norm().clamp_min(1e-30)).item()
+        grad_error = max(grad_error, error) if error == error else float("nan")
+        if grad_error != grad_error:
+            break
+    return loss_error, grad_error
+
+
+def check(case: Case, result: tuple[Tensor, ...], truth: Answer) -> dict[str, Any]:
+    """``{"loss_error", "grad_error"}``, and ``"wrong"`` with a sentence if they are too large."""
+    loss_error, grad_error = errors(result, truth)
+    entry: dict[str, Any] = {"loss_error": loss_error, "grad_error": grad_error}
+    most_loss, most_grad = TOLERANCE[case.dtype]
+    if not (loss_error <= most_loss and grad_error <= most_grad):
+        entry["wrong"] = (
+            f"loss off by {loss_error:.1e}, gradients by {grad_error:.1e} from float64 "
+            f"(allowed {most_loss:.0e} and {most_grad:.0e})"
+        )
+    return entry
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def sample(run: Callable[[], object], repeats: int, device: str) -> float:
+    """Seconds per call over ``repeats`` calls in a row."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(repeats):
+            run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e-3 / repeats
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - begin) / repeats
+
+
+def interleave(
+    runs: dict[str, Callable[[], object]],
+    *,
+    device: str = "cpu",
+    seconds: float = 10.0,
+    rounds: int = 30,
+    least: int = 3,
+    span: float = 0.02,
+) -> dict[str, list[float | None]]:
+    """Time all ``runs`` in turns.
+
+    Args:
+        runs: what to call, by name.
+        device: "cpu" or "cuda".
+        seconds: about how long the whole may take; each run has an equal share of it, and sits
+            out once its share is spent and it has had ``least`` turns.
+        rounds: most turns each.
+        least: fewest turns each.
+        span: a turn repeats a quick run until it lasts about this many seconds.
+
+    Returns:
+        Seconds per call for every round, None where a run sat out.
+    """
+    repeats = {}
+    for name, run in runs.items():
+        sample(run, 1, device)  # warm
+        first = sample(run, 1, device)
+        repeats[name] = max(1, min(1000, round(span / max(first, 1e-7))))
+    times: dict[str, list[float | None]] = {name: [] for name in runs}
+    spent = dict.fromkeys(runs, 0.0)
+    share = seconds / max(len(runs), 1)
+    order = list(runs)
+    shuffle = random.Random(0).shuffle
+    gc.collect()
+    gc.freeze()  # collections between turns then look at new objects only
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            if turn >= least and all(spent[name] > share for name in runs):
+                break
+            shuffle(order)  # nobody always follows the same neighbour
+            for name in order:
+                if turn >= least and spent[name] > share:
+                    times[name].append(None)
+                    continue
+                gc.collect()
+                took = sample(runs[name], repeats[name], device)
+                times[name].append(took)
+                spent[name] += took * repeats[name]
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return times
+
+
+def quantiles(times: list[float | None]) -> dict[str, float]:
+    """p20, p50 and p80 in milliseconds, and the number of turns."""
+    taken = sorted(t for t in times if t is not None)
+
+    def at(q: float) -> float:
+        position = q * (len(taken) - 1)
+        low = int(position)
+        high = min(low + 1, len(taken) - 1)
+        return (taken[low] + (taken[high] - taken[low]) * (position - low)) * 1e3
+
+    return {"p20": at(0.2), "p50": at(0.5), "p80": at(0.8), "turns": len(taken)}
+
+
+def ratio(times: list[float | None], base: list[float | None]) -> float:
+    """Median over the shared rounds of time over base time."""
+    return statistics.median(
+        t / b for t, b in zip(times, base, strict=True) if t is not None and b is not None
+    )
