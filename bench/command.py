@@ -35,9 +35,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="PEER",
         help="whom to run beside fastssl: names, all (with the reference), or none",
     )
-    words.add_argument("--rounds", type=int, default=30, help="most turns each")
+    words.add_argument("--rounds", type=int, default=50, help="most turns each")
     words.add_argument(
         "--seconds", type=float, default=15.0, help="about how long one case is timed"
+    )
+    words.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="on a shared machine: wait up to this long a case for quiet before each turn",
     )
     words.add_argument("--memory", action="store_true", help="measure memory only, no times")
     words.add_argument("--no-memory", action="store_true", help="times only")
@@ -109,6 +116,7 @@ def run_one(bench: Benchmark, providers: list[str], options: argparse.Namespace)
         providers,
         seconds=seconds,
         rounds=rounds,
+        patience=options.patience,
         memory_cases=cases(memory_rows),
     )
     whole = standard and not options.memory and options.peers is None

@@ -8,6 +8,7 @@ on all of them alike.
 from __future__ import annotations
 
 import gc
+import os
 import random
 import statistics
 import time
@@ -26,6 +27,10 @@ TOLERANCE = {
     "float16": (1e-2, 3e-2),
     "bfloat16": (2e-2, 8e-2),
 }
+
+
+# Others' share of the processors below which the machine counts as quiet: one tick in twelve.
+QUIET = 0.1
 
 
 class Skip(Exception):
@@ -163,10 +168,11 @@ def interleave(
     *,
     device: str = "cpu",
     seconds: float = 10.0,
-    rounds: int = 30,
+    rounds: int = 50,
     least: int = 3,
-    span: float = 0.02,
-) -> dict[str, list[float | None]]:
+    span: float = 0.005,
+    patience: float = 0.0,
+) -> tuple[dict[str, list[float | None]], float]:
     """Time all ``runs`` in turns.
 
     Args:
@@ -177,9 +183,12 @@ def interleave(
         rounds: most turns each.
         least: fewest turns each.
         span: a turn repeats a quick run until it lasts about this many seconds.
+        patience: seconds to spend, over the whole call, on waiting for a shared machine to be
+            quiet before a turn, and on repeating turns that were disturbed.
 
     Returns:
-        Seconds per call for every round, None where a run sat out.
+        Seconds per call for every round, None where a run sat out; and the share of the
+        processors that other processes held during the turns.
     """
     repeats = {}
     for name, run in runs.items():
@@ -188,6 +197,7 @@ def interleave(
         repeats[name] = max(1, min(1000, round(span / max(first, 1e-7))))
     times: dict[str, list[float | None]] = {name: [] for name in runs}
     spent = dict.fromkeys(runs, 0.0)
+    lost = 0.0
     share = seconds / max(len(runs), 1)
     order = list(runs)
     shuffle = random.Random(0).shuffle
@@ -204,17 +214,63 @@ def interleave(
                     times[name].append(None)
                     continue
                 gc.collect()
-                took = sample(runs[name], repeats[name], device)
+                while True:
+                    patience -= wait_for_quiet(patience)
+                    contention = Contention()
+                    took = sample(runs[name], repeats[name], device)
+                    whole = took * repeats[name]
+                    if patience <= 0 or whole < 0.05 or contention.share() < QUIET:
+                        break
+                    patience -= whole
+                lost += contention.share() * whole
                 times[name].append(took)
-                spent[name] += took * repeats[name]
+                spent[name] += whole
     finally:
         gc.enable()
         gc.unfreeze()
-    return times
+    return times, lost / sum(spent.values())
+
+
+class Contention:
+    """How much of the processors others took meanwhile: 0 on a machine of one's own.
+
+    Interleaving shares a disturbance out fairly; it cannot undo one. So every result says how
+    large it was.
+    """
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        try:
+            with open("/proc/stat") as file:
+                user, nice, system, idle, iowait, *rest = map(float, file.readline().split()[1:9])
+        except OSError:
+            return 0.0, 0.0, 0.0
+        busy = user + nice + system + sum(rest)
+        tick = os.sysconf("SC_CLK_TCK")
+        return busy / tick, (busy + idle + iowait) / tick, time.process_time()
+
+    def share(self) -> float:
+        """Processor time of all others over all processor time there was."""
+        busy, whole, own = (b - a for a, b in zip(self.start, self._now(), strict=True))
+        return max(0.0, (busy - own) / whole) if whole > 0 else 0.0
+
+
+def wait_for_quiet(patience: float) -> float:
+    """Sleep until the other processes leave the processors alone; the seconds it took."""
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < patience:
+        contention = Contention()
+        time.sleep(0.06)  # six ticks of /proc/stat on each core
+        if contention.share() < QUIET:
+            break
+    return time.perf_counter() - begin
 
 
 def quantiles(times: list[float | None]) -> dict[str, float]:
-    """p20, p50 and p80 in milliseconds, and the number of turns."""
+    """The best, p20, p50 and p80 in milliseconds, and the number of turns."""
     taken = sorted(t for t in times if t is not None)
 
     def at(q: float) -> float:
@@ -223,7 +279,13 @@ def quantiles(times: list[float | None]) -> dict[str, float]:
         high = min(low + 1, len(taken) - 1)
         return (taken[low] + (taken[high] - taken[low]) * (position - low)) * 1e3
 
-    return {"p20": at(0.2), "p50": at(0.5), "p80": at(0.8), "turns": len(taken)}
+    return {
+        "best": taken[0] * 1e3,
+        "p20": at(0.2),
+        "p50": at(0.5),
+        "p80": at(0.8),
+        "turns": len(taken),
+    }
 
 
 def ratio(times: list[float | None], base: list[float | None]) -> float:

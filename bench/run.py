@@ -21,7 +21,6 @@ from bench.harness import (
     quantiles,
     ratio,
     step,
-    synchronize,
 )
 
 BENCH = Path(__file__).resolve().parent
@@ -51,6 +50,7 @@ def run_case(
     *,
     seconds: float,
     rounds: int,
+    patience: float = 0.0,
 ) -> dict[str, Any]:
     """Check every wanted provider and time those that are right."""
     tensors = bench.inputs(case)
@@ -69,8 +69,9 @@ def run_case(
             entries[name] = {"failed": first_line(error)}
         gc.collect()
     runs["matmul"] = floors.matmul(case.device, case.torch_dtype)
-    times = interleave(runs, device=case.device, seconds=seconds, rounds=rounds)
-    synchronize(case.device)
+    times, others = interleave(
+        runs, device=case.device, seconds=seconds, rounds=rounds, patience=patience
+    )
 
     rate = floors.matmul_flops(case.device) / (quantiles(times.pop("matmul"))["p50"] * 1e-3)
     floor_ms = bench.flops(case) / rate * 1e3
@@ -87,6 +88,7 @@ def run_case(
         "temperature": case.temperature,
         "matmul_gflops": rate / 1e9,
         "floor_ms": floor_ms,
+        "others": others,
         "providers": entries,
     }
 
@@ -97,7 +99,8 @@ def run(
     wanted: Sequence[str],
     *,
     seconds: float = 15.0,
-    rounds: int = 30,
+    rounds: int = 50,
+    patience: float = 0.0,
     memory_cases: Iterable[Case] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -108,11 +111,13 @@ def run(
         "bench": bench.name,
         "title": bench.title,
         "machine": machine.describe(device),
-        "settings": {"seconds_per_case": seconds, "rounds": rounds},
+        "settings": {"seconds_per_case": seconds, "rounds": rounds, "patience": patience},
         "cases": [],
     }
     for case in cases:
-        results["cases"].append(run_case(bench, case, wanted, seconds=seconds, rounds=rounds))
+        results["cases"].append(
+            run_case(bench, case, wanted, seconds=seconds, rounds=rounds, patience=patience)
+        )
         say(table(results["cases"][-1]))
     for case in memory_cases:
         entries = {name: memory.measure(bench, name, case) for name in wanted}
@@ -158,7 +163,9 @@ def columns(rows: list[list[str]]) -> str:
     )
 
 
-HEAD = ["provider", "p20 ms", "p50 ms", "p80 ms", "× fastssl", "of floor"]
+# Above this share of the processors in others' hands a table carries a warning.
+BUSY = 0.05
+HEAD = ["provider", "best ms", "p20 ms", "p50 ms", "p80 ms", "× fastssl", "of floor"]
 HEAD += ["loss err", "grad err", "turns"]
 
 
@@ -171,7 +178,7 @@ def table(case: dict[str, Any]) -> str:
             continue
         rows.append(
             [name]
-            + [milliseconds(entry[key]) for key in ("p20", "p50", "p80")]
+            + [milliseconds(entry[key]) for key in ("best", "p20", "p50", "p80")]
             + [
                 cell(entry.get("ratio"), "{:.2f}"),
                 cell(entry["of_floor"], "{:.2f}"),
@@ -184,6 +191,11 @@ def table(case: dict[str, Any]) -> str:
         f"\nM={case['rows']} D={case['dim']} {case['dtype']} {case['device']}; "
         f"floor {milliseconds(case['floor_ms'])} ms at {case['matmul_gflops']:.0f} GFLOP/s"
     )
+    if case["others"] > BUSY:
+        notes.append(
+            f"  other processes took {case['others']:.0%} of the processors meanwhile: "
+            "measure again on a quiet machine"
+        )
     return "\n".join([title, columns(rows), *notes])
 
 
