@@ -14,12 +14,12 @@ op raises :class:`BackendError` with the reason instead of quietly taking anothe
 
 from __future__ import annotations
 
-import functools
 import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,9 @@ def forced_backend() -> str | None:
     return _forced
 
 
-@functools.cache
 def unavailable(name: str) -> str | None:
     """Why the backend is missing on this machine, or None if it is here."""
-    if name == "native":
-        return _load_native()
-    if name == "triton":
-        return _load_triton()
-    return None
+    return _MISSING[name]
 
 
 def _load_native() -> str | None:
@@ -94,21 +89,22 @@ def _load_native() -> str | None:
     return None
 
 
-def _load_triton() -> str | None:
-    try:
-        import triton
-    except ImportError as error:
-        return f"Triton is not installed ({error})"
-    try:
-        import fastssl_kernels  # noqa: F401
-    except ImportError as error:
-        return f"the kernels package is not importable with triton {triton.__version__}: {error}"
+def _find_triton() -> str | None:
+    # Only looked for: importing Triton takes longer than importing everything else here.
+    for package, name in (("triton", "Triton"), ("fastssl_kernels", "the fastssl_kernels package")):
+        if find_spec(package) is None:
+            return f"{name} is not installed"
     return None
+
+
+# Settled at import, as plain values, so that torch.compile can trace and guard the choice.
+_MISSING = {"reference": None, "native": _load_native(), "triton": _find_triton()}
+_INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "True", "yes", "on")
 
 
 def interpreting() -> bool:
     """Whether Triton kernels run on CPU tensors under Triton's interpreter."""
-    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "True", "yes", "on")
+    return _INTERPRETING
 
 
 # Which backends implement an op, fastest first; filled by fastssl.ops, read by `fastssl info`.
