@@ -1,0 +1,219 @@
+"""Views of images, in plain torch: ``views = recipe(images, indices, seed)``.
+
+The recipes at the end of this file are data: what suits digits, small pictures and photographs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastssl.data.random import mix, uniform
+from fastssl.errors import choose
+
+LUMA = (0.2989, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make random views of an image. Every number at its default leaves the image alone.
+
+    ``recipe(images, indices, seed)`` gives one batch of views for each of ``views``. What happens
+    to a sample is a function of (seed, its index, the view), whatever batch it comes in, on every
+    device: with a seed for each epoch, training is repeatable and resumes exactly.
+
+    A later fused operation may replace this class behind the same call.
+    """
+
+    views: int = 2
+    scale: tuple[float, float] = (1.0, 1.0)  # area of the crop; above 1 the image shrinks
+    ratio: tuple[float, float] = (1.0, 1.0)  # width / height of the crop
+    shift: float = 0.0  # of the crop's centre beyond what keeps it inside, share of the half side
+    rotate: float = 0.0  # degrees, either way
+    shear: float = 0.0  # degrees, either way, along x and along y
+    flip: float = 0.0  # probability, left to right
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness … hue
+    jitter_p: float = 1.0
+    grey: float = 0.0  # probability
+    blur: float = 0.0  # probability; σ in 0.1 to 2 pixels at 224, less on smaller images
+    erase: float = 0.0  # probability of a square of zeros
+    erase_side: tuple[float, float] = (0.2, 0.4)  # share of the side
+    mean: float = 0.5
+    std: float = 0.5
+
+    def __call__(self, images: Tensor, indices: Tensor, seed: int) -> list[Tensor]:
+        """Random views of images.
+
+        Args:
+            images: uint8, shape [B, C, H, W], C = 1 or 3.
+            indices: int64, shape [B]: each sample's number in its set, on the images' device.
+            seed: any integer; another gives other views.
+
+        Returns:
+            ``views`` tensors, float32, shape [B, C, H, W], normalised.
+        """
+        pixels = images.float() / 255
+        return [self._view(pixels, indices, mix(seed, v)) for v in range(self.views)]
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """``(x − mean)/std`` of pixels in [0, 1]: how an encoder takes an image as it is."""
+        return (x - self.mean) / self.std
+
+    def _view(self, x: Tensor, indices: Tensor, seed: int) -> Tensor:
+        u = _columns(uniform(seed, indices, 24))
+        x = self._warp(x, u)
+        if any(self.jitter):
+            x = torch.where(_choose(u, self.jitter_p), self._jitter(x, u), x)
+        if self.grey and x.shape[1] == 3:
+            x = torch.where(_choose(u, self.grey), luma(x).expand_as(x), x)
+        if self.blur:
+            x = torch.where(_choose(u, self.blur), self._blur(x, u), x)
+        if self.erase:
+            x = x.masked_fill(_choose(u, self.erase) & self._square(x, u), 0)
+        return self.normalize(x)
+
+    def _warp(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
+        """Crop, shift, rotate, shear and flip: one bilinear sampling."""
+        area = _between(u, *self.scale)
+        aspect = _between(u, *(math.log(r) for r in self.ratio)).exp()
+        half_width, half_height = (area * aspect).sqrt(), (area / aspect).sqrt()
+        if self.scale[1] <= 1:
+            half_width, half_height = half_width.clamp(max=1), half_height.clamp(max=1)
+        centre_x = _between(u, -1, 1) * ((1 - half_width).abs() + self.shift)
+        centre_y = _between(u, -1, 1) * ((1 - half_height).abs() + self.shift)
+        angle = torch.deg2rad(_between(u, -self.rotate, self.rotate))
+        shear_x = torch.deg2rad(_between(u, -self.shear, self.shear)).tan()
+        shear_y = torch.deg2rad(_between(u, -self.shear, self.shear)).tan()
+        mirror = 1 - 2 * (next(u) < self.flip).float()
+        cos, sin = angle.cos(), angle.sin()
+        # rotation · shear · scale, from the view's coordinates to the image's, both in [−1, 1]
+        rows = [
+            (cos - sin * shear_y) * half_width * mirror,
+            (cos * shear_x - sin) * half_height,
+            centre_x,
+            (sin + cos * shear_y) * half_width * mirror,
+            (sin * shear_x + cos) * half_height,
+            centre_y,
+        ]
+        theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+
+    def _jitter(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
+        """Brightness, contrast, saturation and hue, in this order."""
+        brightness, contrast, saturation, hue = self.jitter
+        factor = [
+            _between(u, max(0.0, 1 - v), 1 + v)[:, None, None, None]
+            for v in (brightness, contrast, saturation)
+        ]
+        turn = _between(u, -hue, hue)
+        x = (x * factor[0]).clamp(0, 1)
+        x = torch.lerp(luma(x).mean(dim=(2, 3), keepdim=True).expand_as(x), x, factor[1])
+        x = x.clamp(0, 1)
+        if x.shape[1] == 3:
+            x = torch.lerp(luma(x).expand_as(x), x, factor[2]).clamp(0, 1)
+            if hue:
+                x = turned_hue(x, turn)
+        return x
+
+    def _blur(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
+        """A Gaussian of a σ for each sample, over a tenth of the side, as in SimCLR."""
+        batch, channels, height, width = x.shape
+        radius = max(1, round(0.05 * height))
+        sigma = _between(u, 0.1, 2.0) * max(height / 224, 0.25)
+        offset = torch.arange(-radius, radius + 1, device=x.device)
+        taps = torch.softmax(-((offset / sigma[:, None]) ** 2) / 2, dim=1)  # [B, 2r + 1]
+        taps = taps.repeat_interleave(channels, dim=0)[:, None]  # [B·C, 1, 2r + 1]
+        flat = F.pad(x.reshape(1, -1, height, width), [radius] * 4, mode="reflect")
+        flat = F.conv2d(flat, taps[:, :, None, :], groups=batch * channels)
+        flat = F.conv2d(flat, taps[:, :, :, None], groups=batch * channels)
+        return flat.view_as(x)
+
+    def _square(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
+        """bool [B, 1, H, W]: inside a square that lies anywhere in the image."""
+        side = _between(u, *self.erase_side)[:, None]
+        spans = []
+        for pixels in x.shape[2:]:
+            low = next(u)[:, None] * (1 - side)
+            place = (torch.arange(pixels, device=x.device) + 0.5) / pixels
+            spans.append((place >= low) & (place < low + side))
+        return (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
+
+
+def luma(x: Tensor) -> Tensor:
+    """Grey [B, 1, H, W] of [B, C, H, W], C = 1 or 3."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = x.unbind(dim=1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
+
+
+def turned_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """[B, 3, H, W] in [0, 1] with its hue (of HSV) moved by ``turn``, [B], in whole turns."""
+    high, low = x.amax(dim=1), x.amin(dim=1)  # [B, H, W]
+    chroma = (high - low).clamp(min=1e-12)
+    red, green, blue = x.unbind(dim=1)
+    sixth = torch.where(
+        high == red,
+        (green - blue) / chroma,
+        torch.where(high == green, (blue - red) / chroma + 2, (red - green) / chroma + 4),
+    )
+    sixth = sixth + 6 * turn[:, None, None]
+    # each channel is a trapezium in the hue, a third of a turn apart
+    shifted = (sixth[:, None] + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(3, 1, 1)) % 6
+    trapezium = torch.minimum(shifted, 4 - shifted).clamp(0, 1)
+    return high[:, None] - (high - low)[:, None] * trapezium
+
+
+def _columns(u: Tensor) -> Iterator[Tensor]:
+    return iter(u.unbind(dim=1))
+
+
+def _between(u: Iterator[Tensor], low: float, high: float) -> Tensor:
+    return low + (high - low) * next(u)
+
+
+def _choose(u: Iterator[Tensor], probability: float) -> Tensor:
+    return (next(u) < probability)[:, None, None, None]
+
+
+RECIPES = {
+    "digits": Recipe(  # grey strokes on black: no flips, the shape is the class
+        scale=(0.7, 1.4), ratio=(0.8, 1.25), shift=0.1, rotate=15, shear=15, mean=0.3, std=0.35
+    ),
+    "small": Recipe(  # SimCLR on CIFAR-10: no blur, jitter of half the strength
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_p=0.8,
+        grey=0.2,
+        std=0.25,
+    ),
+    "photo": Recipe(  # SimCLR on ImageNet
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=(0.8, 0.8, 0.8, 0.2),
+        jitter_p=0.8,
+        grey=0.2,
+        blur=0.5,
+        std=0.25,
+    ),
+}
+
+
+def build_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise choose("recipe of views", name, list(RECIPES))
+    return RECIPES[name]

@@ -1,0 +1,17 @@
+"""Encoders and heads."""
+
+from fastssl.nn.encoders import ENCODERS, SmallCNN, build_encoder, feature_width
+from fastssl.nn.heads import HEADS, projection_head
+from fastssl.nn.resnet import ResNet, resnet18, resnet50
+
+__all__ = [
+    "ENCODERS",
+    "HEADS",
+    "ResNet",
+    "SmallCNN",
+    "build_encoder",
+    "feature_width",
+    "projection_head",
+    "resnet18",
+    "resnet50",
+]

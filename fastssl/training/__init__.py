@@ -1,0 +1,17 @@
+"""Training: a large batch in chunks, a run directory, exact resumption."""
+
+from fastssl.training.checkpoint import load_checkpoint, save_checkpoint
+from fastssl.training.chunked import chunked_backward
+from fastssl.training.config import TrainConfig
+from fastssl.training.run import load_run, train
+from fastssl.training.trainer import Trainer
+
+__all__ = [
+    "TrainConfig",
+    "Trainer",
+    "chunked_backward",
+    "load_checkpoint",
+    "load_run",
+    "save_checkpoint",
+    "train",
+]

@@ -1,0 +1,134 @@
+"""The settings of a run: the command line and a YAML file both fill them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fastssl.errors import UserError
+
+
+class TrainConfig(BaseModel):
+    """Settings of a training run. The defaults are the recipe for scikit-learn's digits."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    method: Literal["simclr"] = "simclr"
+    """what is trained"""
+    data: str = "digits"
+    """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
+    image_size: int | None = Field(None, ge=8)
+    """pixels a side; none: the data's own, 16 for digits, 224 for folder and hf"""
+    views: str | None = None
+    """recipe of the random views: digits | small | photo; none: what suits the data"""
+
+    encoder: str = "small-cnn"
+    """small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar | timm:NAME |
+    torchvision:NAME"""
+    head: str = "v1"
+    """projection head as in SimCLR v1 (2 layers) or v2 (3 layers)"""
+    head_hidden: int = Field(2048, gt=0)
+    """width inside the head"""
+    head_out: int = Field(128, gt=0)
+    """width of the embeddings the loss compares"""
+    temperature: float = Field(0.5, gt=0)
+    """of the loss"""
+
+    epochs: int = Field(200, gt=0)
+    """passes over the training images"""
+    batch_size: int = Field(1024, gt=1)
+    """images a step, over all ranks: the loss compares all of a rank's"""
+    chunk_size: int | None = Field(None, gt=0)
+    """images embedded at a time, for the exact gradient of a large batch in little memory;
+    none: the whole batch"""
+    optimizer: str = "adamw"
+    """sgd | adamw"""
+    lr: float = Field(2e-3, gt=0)
+    """peak learning rate, before its scaling"""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """by the batch size B: linear, lr·B/256; sqrt, lr·√B"""
+    warmup_epochs: float = Field(10, ge=0)
+    """epochs of rising learning rate, before half a cosine down to 0"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """of SGD; of AdamW, β₁"""
+    weight_decay: float = Field(1e-4, ge=0)
+    """not of biases and norms"""
+
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:1 …; auto: a GPU where there is one"""
+    autocast: Literal["none", "bf16", "fp16"] = "none"
+    """precision of the encoder's arithmetic"""
+    channels_last: bool = False
+    """memory format of images and filters"""
+    compile: bool = False
+    """torch.compile the encoder"""
+    deterministic: bool = False
+    """only deterministic algorithms, also on a GPU; a CPU is deterministic without"""
+    workers: int = Field(4, gt=0)
+    """threads that decode image files"""
+    seed: int = Field(0, ge=0)
+    """of the weights, the order of images, the views, dropout"""
+
+    run_dir: Path | None = None
+    """where to write; none: runs/METHOD-DATA-TIME"""
+    checkpoint_seconds: float = Field(30, ge=0)
+    """at most this much work is lost when a run is killed; 0: checkpoint every step"""
+    evaluate: bool = True
+    """judge the encoder when training ends, where the data has labels"""
+    pictures: bool = True
+    """draw the loss, views, the map of embeddings and nearest neighbours when training ends"""
+
+
+def config_from(values: dict[str, Any], source: str) -> TrainConfig:
+    """A config of these values.
+
+    Raises:
+        UserError: a key is unknown, or a value is wrong; the line names all of them.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's complaints in one line."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"no setting {key!r}")
+        else:
+            lines.append(f"{key}: {item['msg']} (not {item['input']!r})")
+    return "; ".join(lines)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, unchecked.
+
+    Raises:
+        UserError: there is no such file, or it is no mapping in YAML.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise UserError(f"{path}: {reason}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold settings such as `epochs: 10`")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def write_yaml(config: TrainConfig, path: Path) -> None:
+    """Write every setting, in the order of the class."""
+    values = config.model_dump(mode="json")
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,222 @@
+"""A whole run: data, method, training, evaluation, pictures."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastssl.data import Images, Recipe, Split, build_recipe, load_data, mix
+from fastssl.errors import UserError
+from fastssl.evaluation import evaluate_encoder, write_report
+from fastssl.methods import Method, SimCLR
+from fastssl.nn import build_encoder, feature_width, projection_head
+from fastssl.training.checkpoint import load_checkpoint
+from fastssl.training.config import TrainConfig
+from fastssl.training.pictures import draw_pictures
+from fastssl.training.ranks import choose_device, ranks
+from fastssl.training.run_dir import (
+    CHECKPOINT,
+    Recorder,
+    new_run_dir,
+    peak_memory_mib,
+    read_config,
+    read_metrics,
+)
+from fastssl.training.trainer import Trainer
+
+WEIGHTS = 3  # what a seed is for; the trainer's are 0 to 2
+JUDGED_IMAGES = 10_000  # of either split at most
+JUDGED_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: what is needed to judge or use its encoder."""
+
+    config: TrainConfig
+    encoder: nn.Module  # trained, in evaluation mode
+    untrained: nn.Module  # with the weights training began with
+    data: Split
+    recipe: Recipe
+
+
+def train(
+    config: TrainConfig,
+    *,
+    encoder: nn.Module | None = None,
+    resume: Path | str | None = None,
+) -> tuple[Path, dict[str, Any] | None]:
+    """Train by the settings of a config, in a run directory; under torchrun, with its processes.
+
+    Args:
+        config: the settings.
+        encoder: any module from [B, C, H, W] to [B, F], used in place of ``config.encoder``.
+        resume: the directory of a run to go on with, its config the same; the weights become those
+            of a run that was never interrupted. A run killed before its first checkpoint begins
+            anew.
+
+    Returns:
+        The run directory, and the evaluation's report (None where it is off, or without labels).
+
+    Raises:
+        UserError: a wrong setting, a missing or broken file.
+    """
+    if encoder is not None:
+        config = config.model_copy(update={"encoder": f"python:{type(encoder).__name__}"})
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    with ranks(config.device) as here:
+        data, recipe = _data(config)
+        method = build_method(config, data.train.shape, encoder)
+        untrained = copy.deepcopy(method.encoder)
+        trainer = Trainer(method, data.train, recipe, config, here)
+        path = Path(resume) if resume is not None else None
+        if not here.first:
+            if path and (path / CHECKPOINT).exists():
+                trainer.load_state_dict(load_checkpoint(path / CHECKPOINT))
+            for _ in trainer.steps():
+                pass
+            return path or Path(), None
+        path = path or new_run_dir(config)
+        _fit(trainer, Recorder(path, config.checkpoint_seconds))
+
+        trained = copy.deepcopy(untrained)  # a plain module, whatever was compiled or moved
+        trained.load_state_dict(method.encoder.state_dict())
+        run = Run(config, trained.to(here.device).eval(), untrained.to(here.device), data, recipe)
+        report = judge(run, here.device) if config.evaluate else None
+        if report:
+            write_report(report, path)
+        if config.pictures:
+            draw_pictures(path, read_metrics(path), run.encoder, data, recipe, here.device)
+        return path, report
+
+
+def build_method(
+    config: TrainConfig, image_shape: tuple[int, int, int], encoder: nn.Module | None = None
+) -> Method:
+    """The method with fresh weights, the same for the same seed.
+
+    Args:
+        config: its method, encoder, head, temperature and seed are used.
+        image_shape: C, H, W.
+        encoder: in place of the one the config names; its weights stay as they are.
+    """
+    torch.manual_seed(mix(config.seed, WEIGHTS))
+    if encoder is None:
+        encoder = build_encoder(config.encoder, image_shape[0])
+    width = feature_width(encoder, image_shape)
+    head = projection_head(config.head, width, config.head_hidden, config.head_out)
+    return SimCLR(encoder, head, config.temperature)
+
+
+def load_run(path: Path | str, *, device: str = "auto") -> Run:
+    """Read back the encoder, the data and the settings of a run.
+
+    Args:
+        path: its directory.
+        device: where the encoders are put.
+
+    Raises:
+        UserError: it holds no run or no checkpoint, or the data is gone.
+    """
+    config = read_config(Path(path))
+    state = load_checkpoint(Path(path) / CHECKPOINT)
+    data, recipe = _data(config)
+    method = build_method(config, data.train.shape)
+    untrained = copy.deepcopy(method.encoder)
+    try:
+        method.load_state_dict(state["method"])
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: the checkpoint is not of the config's model") from error
+    chosen = choose_device(device)
+    return Run(config, method.encoder.to(chosen).eval(), untrained.to(chosen), data, recipe)
+
+
+def judge(run: Run, device: torch.device | str, *, progress: bool = True) -> dict[str, Any] | None:
+    """The evaluation of a run's encoder (see ``evaluate_encoder``); None without labels."""
+    train, test = run.data.train, run.data.test
+    if test is None or train.labels is None or test.labels is None:
+        return None
+    train_images, train_labels = sample(train)
+    test_images, test_labels = sample(test)
+    return evaluate_encoder(
+        run.encoder,
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        untrained=run.untrained,
+        transform=run.recipe.normalize,
+        device=device,
+        seed=run.config.seed,
+        progress=progress,
+    )
+
+
+def sample(images: Images, limit: int = JUDGED_IMAGES) -> tuple[Tensor, Tensor]:
+    """All images and labels, or as many as fit memory, drawn by a seed that never changes.
+
+    Returns:
+        uint8 [n, C, H, W] and int64 [n], the labels −1 where there are none.
+    """
+    limit = min(limit, JUDGED_BYTES // torch.Size(images.shape).numel())
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    indices = order[:limit].sort().values
+    labels = torch.full((len(images),), -1) if images.labels is None else images.labels
+    return images[indices], labels[indices]
+
+
+def _data(config: TrainConfig) -> tuple[Split, Recipe]:
+    data = load_data(config.data, image_size=config.image_size, workers=config.workers)
+    return data, build_recipe(config.views or data.recipe)
+
+
+def _fit(trainer: Trainer, recorder: Recorder) -> None:
+    """Train to the end, showing and writing what happens."""
+    state = recorder.restore()
+    if state:
+        trainer.load_state_dict(state)
+    recorder.start(state)
+    config, device = trainer.config, trainer.ranks.device
+    with tqdm(
+        total=trainer.total_steps * config.batch_size,
+        initial=trainer.step * config.batch_size,
+        desc=config.method,
+        unit=" images",
+        unit_scale=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    ) as bar:
+        clock = time.perf_counter()
+        for result in trainer.steps():
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            memory = peak_memory_mib(device)
+            recorder.record(
+                {
+                    "step": result.step,
+                    "epoch": result.epoch,
+                    "loss": result.loss,
+                    "lr": result.lr,
+                    "images_per_second": round(config.batch_size / seconds, 1),
+                    "peak_memory_mib": round(memory, 1),
+                }
+            )
+            bar.set_postfix(
+                epoch=f"{result.epoch}/{config.epochs}",
+                loss=f"{result.loss:.3f}",
+                memory=f"{memory:.0f} MiB",
+                refresh=False,
+            )
+            bar.update(config.batch_size)
+            if recorder.due() or trainer.step == trainer.total_steps:
+                recorder.save(trainer.state_dict())
+    recorder.close()

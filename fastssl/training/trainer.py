@@ -1,0 +1,188 @@
+"""The training loop: every step a function of the state and of the step's number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastssl.data import Images, Recipe, mix
+from fastssl.errors import UserError
+from fastssl.methods import Method
+from fastssl.optim import build_optimizer, scaled_lr, set_lr, warmup_cosine
+from fastssl.training.chunked import chunked_backward
+from fastssl.training.config import TrainConfig
+from fastssl.training.ranks import Ranks
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+ORDER, VIEWS, NOISE = range(3)  # what a seed is for
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did."""
+
+    step: int  # from 1
+    epoch: int  # from 1
+    loss: float  # of this rank's batch
+    lr: float
+
+
+class Trainer:
+    """Trains a method on images.
+
+    Order, views and dropout are functions of (seed, epoch or step, sample), so the state between
+    two steps is weights, optimiser, loss scale and the number of steps done: what
+    :meth:`state_dict` gives is all that a run needs to continue bit for bit.
+
+    Args:
+        method: what is trained; moved to the ranks' device.
+        images: to train on.
+        recipe: from uint8 images [B, C, H, W], int64 indices [B] and a seed to a list of views.
+        config: the settings; its data, evaluation and run directory are not looked at.
+        ranks: the processes that share the work; each takes its part of every batch.
+
+    Raises:
+        UserError: the batch is larger than the data set or does not divide among the ranks, or a
+            name in the config is unknown.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        images: Images,
+        recipe: Recipe | Callable[[Tensor, Tensor, int], list[Tensor]],
+        config: TrainConfig,
+        ranks: Ranks,
+    ) -> None:
+        if config.batch_size > len(images):
+            raise UserError(
+                f"batch_size {config.batch_size} is larger than the data set: "
+                f"{len(images)} training images"
+            )
+        if config.batch_size % ranks.world_size:
+            raise UserError(
+                f"batch_size {config.batch_size} does not divide among {ranks.world_size} ranks"
+            )
+        self.images = images
+        self.recipe = recipe
+        self.config = config
+        self.ranks = ranks
+        self.step = 0
+        self.steps_per_epoch = len(images) // config.batch_size  # a last, smaller batch is left out
+        self.total_steps = config.epochs * self.steps_per_epoch
+
+        memory_format = torch.channels_last if config.channels_last else torch.preserve_format
+        self.method = method.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.memory_format = memory_format
+        self.optimizer = build_optimizer(
+            config.optimizer,
+            method,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.peak_lr = scaled_lr(config.lr, config.batch_size, config.lr_scaling)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.autocast == "fp16")
+        if config.compile:
+            method.encoder.compile()
+        self.embed: nn.Module = Embed(method, ranks.device.type, DTYPES.get(config.autocast))
+        if ranks.world_size > 1:
+            # Batch statistics stay each rank's own; the first rank's are the ones saved.
+            self.embed = DistributedDataParallel(self.embed, broadcast_buffers=False)
+
+    def steps(self) -> Iterator[StepResult]:
+        """Train from the present step to the last, giving a result after each.
+
+        Raises:
+            UserError: the loss is no longer finite, or an image cannot be read.
+        """
+        self.method.train()
+        for indices, images in ahead(self._load, range(self.step, self.total_steps)):
+            yield self._train_step(indices, images)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to continue after the present step: tensors, numbers and text."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state another trainer of the same settings had."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+    def _load(self, step: int) -> tuple[Tensor, Tensor]:
+        """Indices [B] and uint8 images [B, C, H, W] of this rank's part of a step's batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(mix(self.config.seed, ORDER, epoch))
+        order = torch.randperm(len(self.images), generator=generator)
+        size = self.config.batch_size
+        batch = order[position * size : (position + 1) * size]
+        indices = batch[self.ranks.rank :: self.ranks.world_size]
+        return indices, self.images[indices]
+
+    def _train_step(self, indices: Tensor, images: Tensor) -> StepResult:
+        config, device = self.config, self.ranks.device
+        epoch = self.step // self.steps_per_epoch
+        views = [
+            view.contiguous(memory_format=self.memory_format) if config.channels_last else view
+            for view in self.recipe(
+                images.to(device), indices.to(device), mix(config.seed, VIEWS, epoch)
+            )
+        ]
+        warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
+        lr = self.peak_lr * warmup_cosine(self.step, self.total_steps, warmup_steps)
+        set_lr(self.optimizer, lr)
+        torch.manual_seed(mix(config.seed, NOISE, self.step, self.ranks.rank))  # for dropout
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = chunked_backward(
+            self.embed, self.method.loss, views, config.chunk_size, scale=self.scaler.scale
+        ).item()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.step + 1}: try a smaller lr or more warm-up"
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        return StepResult(self.step, epoch + 1, loss, lr)
+
+
+class Embed(nn.Module):
+    """A method's embedding as a module of its own, for DistributedDataParallel to wrap."""
+
+    def __init__(self, method: Method, device_type: str, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.method = method
+        self.device_type = device_type
+        self.dtype = dtype
+
+    def forward(self, *views: Tensor) -> tuple[Tensor, ...]:
+        enabled = self.dtype is not None
+        with torch.autocast(self.device_type, self.dtype, enabled=enabled):
+            return tuple(self.method.embed(*views))
+
+
+def ahead(load: Callable[[int], Any], keys: Iterable[int]) -> Iterator[Any]:
+    """``map(load, keys)``, where the next item loads in a thread while this one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        upcoming = None
+        for key in keys:
+            current, upcoming = upcoming, pool.submit(load, key)
+            if current is not None:
+                yield current.result()
+        if upcoming is not None:
+            yield upcoming.result()
