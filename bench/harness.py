@@ -70,17 +70,24 @@ class Provider:
     """One implementation of a loss.
 
     ``make(case)`` returns a function of the inputs giving a scalar, or raises :class:`Skip`.
-    Above ``limit`` rows the provider is not tried, for ``reason``.
+    Above ``limit`` rows the provider is not tried, for ``reason``; nor where its peak of
+    ``matrices`` M×M matrices (measured at M = 2,048) does not fit in memory.
     """
 
     name: str
     make: Callable[[Case], Callable[..., Tensor]]
     limit: int | None = None
     reason: str = ""
+    matrices: float | None = None
 
     def function(self, case: Case) -> Callable[..., Tensor]:
         if self.limit is not None and case.rows > self.limit:
             raise Skip(f"not tried above M={self.limit}: {self.reason}")
+        if self.matrices is not None:
+            need = self.matrices * case.rows**2 * case.torch_dtype.itemsize
+            free = free_memory(case.device)
+            if need > 0.9 * free:
+                raise Skip(f"needs about {need / 2**30:,.0f} GiB, {free / 2**30:,.0f} are free")
         return self.make(case)
 
 
@@ -105,6 +112,18 @@ class Benchmark:
                 return provider
         known = ", ".join(p.name for p in self.providers)
         raise ValueError(f"no provider {name!r} of {self.name}; there are {known}")
+
+
+def free_memory(device: str) -> float:
+    """Bytes that can still be had."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo") as file:
+            sizes = dict(line.split(":") for line in file)
+        return int(sizes["MemAvailable"].split()[0]) * 1024.0
+    except (OSError, KeyError):
+        return float("inf")
 
 
 def step(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,0 +1,261 @@
+"""NT-Xent by Triton on a CUDA device (rehearsed by the interpreter): right, repeatable, lean."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastssl.functional import nt_xent
+
+# Largest relative error: the rows of the loss, and the gradients (L2), against float64 on the
+# same rounded inputs.
+LOSS = 1e-6
+GRADIENT = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 1e-3}
+DTYPES = pytest.mark.parametrize("dtype", list(GRADIENT), ids=lambda d: str(d)[6:])
+
+# N, D, temperature
+CASES = [
+    (1, 8, 0.5),
+    (2, 1, 0.5),
+    (5, 17, 0.1),
+    (16, 32, 0.07),
+    (33, 3, 0.005),
+    (129, 64, 0.1),
+    (257, 128, 0.5),
+    (512, 128, 0.05),
+    (1021, 96, 1.0),
+    (300, 256, 0.2),
+    (150, 1024, 0.1),
+    (4096, 128, 0.1),
+]
+
+
+def views(n: int, d: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n * 1000 + d)
+    shared, *noise = (torch.randn(n, d, generator=generator) for _ in range(3))
+    return tuple((shared + e).to(device, dtype) for e in noise)
+
+
+def run(z0, z1, temperature, upstream, **options):
+    """Rows of the loss, and the gradients of both views and of the temperature."""
+    leaves = [t.detach().clone().requires_grad_() for t in (z0, z1, temperature)]
+    rows = nt_xent(*leaves, reduction="none", **options)
+    return rows, torch.autograd.grad(rows, leaves, upstream.to(rows.dtype))
+
+
+def assert_right(z0, z1, temperature: float, **options):
+    """Ours against the reference in float64, with random upstream gradients."""
+    t = torch.tensor(temperature, device=z0.device)
+    upstream = torch.rand(2 * len(z0), device=z0.device) + 0.5
+    rows, gradients = run(z0, z1, t, upstream, **options)
+    want_rows, want = run(z0.double(), z1.double(), t.double(), upstream, **options)
+    assert rows.dtype == torch.float32
+    # A row's loss can be far smaller than the logits it is the difference of; what a logit's
+    # float32 rounding moves it by is not an error of the kernel.
+    logit = 1 / temperature if options.get("normalize", True) else want_rows.abs().max().item()
+    torch.testing.assert_close(
+        rows.double(), want_rows, rtol=LOSS, atol=logit * (5e-7 if z0.dtype.itemsize == 4 else 1e-6)
+    )
+    torch.testing.assert_close(
+        rows.double().mean(), want_rows.mean(), rtol=LOSS, atol=LOSS * max(1.0, 0.1 * logit)
+    )
+    most = GRADIENT[z0.dtype]
+    floor = 1e-6 * upstream.norm().item() / temperature * (2 if z0.dtype.itemsize == 4 else 50)
+    for got, wanted, name in zip(gradients, want, ("z0", "z1", "temperature"), strict=True):
+        error = (got.double() - wanted).norm().item()
+        scale = wanted.norm().item()
+        near_zero = floor * (logit if name == "temperature" else inverse_norm(z0, z1))
+        assert error <= max(most * scale, near_zero), (
+            f"d_{name}: off by {error:.2e} of {scale:.2e}, {error / max(scale, 1e-30):.1e}"
+        )
+
+
+def inverse_norm(z0: Tensor, z1: Tensor) -> float:
+    """What normalisation multiplies a gradient by, at most, among rows that have a direction."""
+    norms = torch.cat([z0, z1]).double().norm(dim=1)
+    norms = norms[norms > 1e-12]
+    return 1.0 / norms.min().item() if len(norms) else 1.0
+
+
+@DTYPES
+@pytest.mark.parametrize(("n", "d", "temperature"), CASES)
+def test_right(n, d, temperature, dtype, device, fits):
+    fits(2 * n, 2 * n, d)
+    assert_right(*views(n, d, dtype, device), temperature)
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "kind", ["collapsed", "duplicates", "opposite", "zeros", "one zero", "tiny", "strided"]
+)
+@pytest.mark.parametrize("n", [12, 200])
+def test_degenerate(kind, n, dtype, device, fits):
+    d = 24
+    fits(2 * n, 2 * n, d)
+    z0, z1 = views(n, d, dtype, device)
+    if kind == "collapsed":
+        z0 = z1 = z0[:1].expand(n, d).contiguous()
+    elif kind == "duplicates":
+        z1 = z0.clone()
+    elif kind == "opposite":
+        z1 = -z0
+    elif kind == "zeros":
+        z0, z1 = torch.zeros_like(z0), torch.zeros_like(z1)
+    elif kind == "one zero":
+        z0 = z0.clone()
+        z0[3] = 0
+    elif kind == "tiny":
+        z0, z1 = z0 * 1e-3, z1 * 1e-3
+    elif kind == "strided":
+        z0 = torch.stack([z0, z1], 2)[:, :, 0]
+        z1 = torch.cat([z1, z0], 1)[:, :d]
+        assert not z0.is_contiguous()
+        assert not z1.is_contiguous()
+    assert_right(z0, z1, 0.1)
+
+
+@DTYPES
+def test_similarities_in_the_hundreds(dtype, device, fits):
+    """Unnormalised rows: no maximum is known beforehand."""
+    n, d = 20, 16
+    fits(2 * n, 2 * n, d)
+    z0, z1 = (5 * z for z in views(n, d, dtype, device))
+    assert (z0.float() @ z1.float().T).abs().max() > 100
+    assert_right(z0, z1, 1.0, normalize=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_shows(value, device):
+    z0, z1 = views(6, 8, torch.float32, device)
+    z0[2, 3] = value
+    assert nt_xent(z0, z1).isnan()
+
+
+def test_gradient_of_one_view_only(device):
+    z0, z1 = views(6, 8, torch.float32, device)
+    both = [z.clone().requires_grad_() for z in (z0, z1)]
+    want = torch.autograd.grad(nt_xent(*both), both)
+    one = z1.clone().requires_grad_()
+    nt_xent(z0, one).backward()
+    assert torch.equal(one.grad, want[1])
+
+
+def test_twice_in_one_graph(device):
+    z0, z1 = (z.requires_grad_() for z in views(6, 8, torch.float32, device))
+    nt_xent(z0, z1, 0.2).backward(retain_graph=True)
+    single = z0.grad.clone()
+    z0.grad = z1.grad = None
+    (nt_xent(z0, z1, 0.2) + nt_xent(z0, z1, 0.2)).backward()
+    torch.testing.assert_close(z0.grad, 2 * single)
+
+
+@DTYPES
+@pytest.mark.parametrize(("n", "d"), [(13, 16), (1000, 128)])
+def test_bitwise_the_same_twice(n, d, dtype, device, fits):
+    fits(2 * n, 2 * n, d)
+    z0, z1 = views(n, d, dtype, device)
+    upstream, t = torch.rand(2 * n, device=device), torch.tensor(0.1, device=device)
+    rows, gradients = run(z0, z1, t, upstream)
+    for _ in range(1 if device == "cpu" else 5):
+        again, others = run(z0, z1, t, upstream)
+        assert torch.equal(rows, again)
+        for one, other in zip(gradients, others, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_no_host_waits_for_the_device(cuda):
+    z0, z1 = (z.requires_grad_() for z in views(500, 128, torch.bfloat16, cuda))
+    t = torch.tensor(0.1, device=cuda, requires_grad=True)
+    nt_xent(z0, z1, t).backward()  # compiles
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            nt_xent(z0, z1, t).backward()
+            nt_xent(z0, z1, 0.1).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@DTYPES
+def test_cuda_graph(dtype, cuda):
+    """Captured once, replayed on new data: bitwise what the same calls give without a graph."""
+    z0, z1 = (z.requires_grad_() for z in views(300, 64, dtype, cuda))
+    t = torch.tensor(0.1, device=cuda, requires_grad=True)
+    leaves = (z0, z1, t)
+
+    def step():
+        loss = nt_xent(*leaves)
+        return (loss, *torch.autograd.grad(loss, leaves))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for leaf, new in zip((z0, z1), views(300, 64, dtype, cuda), strict=True):
+            leaf.copy_(new.flip(0))
+        t.fill_(0.2)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, want in zip(captured, step(), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_compiles_whole(cuda):
+    """``torch.compile(fullgraph=True)``, normalisation before and arithmetic after included."""
+
+    def loss(z0, z1, t):
+        return nt_xent(z0 * 1.5, z1, t) * 2
+
+    leaves = [z.requires_grad_() for z in views(300, 64, torch.float32, cuda)]
+    leaves.append(torch.tensor(0.1, device=cuda, requires_grad=True))
+    want = loss(*leaves)
+    wants = torch.autograd.grad(want, leaves)
+    got = torch.compile(loss, fullgraph=True)(*leaves)
+    gots = torch.autograd.grad(got, leaves)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+    for one, other in zip(gots, wants, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_autocast_changes_nothing(cuda):
+    z0, z1 = views(100, 64, torch.float32, cuda)
+    want = nt_xent(z0, z1, 0.1)
+    with torch.autocast("cuda", torch.bfloat16):
+        got = nt_xent(z0, z1, 0.1)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
+
+
+def test_second_device_stream(cuda):
+    """Work on a side stream: nothing is launched on another one."""
+    z0, z1 = views(1000, 128, torch.bfloat16, cuda)
+    want = nt_xent(z0, z1, 0.1)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        got = nt_xent(z0, z1, 0.1)
+    stream.synchronize()
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("rows", [8192, 65536])
+def test_memory_grows_with_rows_alone(rows, cuda):
+    """The promise for M = 1,048,576 is 1.2 GB above the inputs: 1,144 bytes a row."""
+    z0, z1 = (z.requires_grad_() for z in views(rows // 2, 128, torch.bfloat16, cuda))
+    nt_xent(z0, z1, 0.1).backward()
+    z0.grad = z1.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    nt_xent(z0, z1, 0.1).backward()
+    grown = torch.cuda.max_memory_allocated() - before
+    assert grown <= 1144 * rows + (8 << 20)
