@@ -1,0 +1,68 @@
+"""``fastssl eval RUN_DIR``: kNN, linear probe and few labels of a run's encoder."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from fastssl.data import load_data
+from fastssl.errors import UserError
+from fastssl.evaluation import to_table, write_report
+from fastssl.training.ranks import choose_device
+from fastssl.training.run import Run, judge, load_run
+
+
+def main(argv: list[str]) -> int:
+    """Run ``fastssl eval``; the exit status: 0, 2 for what the user can put right, or 130."""
+    options = _parser().parse_args(argv)
+    try:
+        run = load_run(options.run_dir, device=options.device)
+        if options.data:
+            run = on_other_data(run, options.data)
+        report = judge(run, choose_device(options.device))
+        if report is None:
+            raise UserError(f"{options.data or run.config.data} has no labels to judge by")
+        try:
+            written = write_report(report, options.out or options.run_dir)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    except UserError as error:
+        print(f"fastssl eval: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastssl eval: interrupted", file=sys.stderr)
+        return 130
+    Console().print(to_table(report))
+    print("written:", *written)
+    return 0
+
+
+def on_other_data(run: Run, name: str) -> Run:
+    """The same encoders, to be judged on other images, brought to the size they were trained at.
+
+    Raises:
+        UserError: there is no such data, or its images have another number of channels.
+    """
+    channels, side, _ = run.data.train.shape
+    data = load_data(name, image_size=side, workers=run.config.workers)
+    if data.train.shape[0] != channels:
+        raise UserError(f"{name} has {data.train.shape[0]} channels, the encoder takes {channels}")
+    return dataclasses.replace(run, data=data)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastssl eval",
+        description="Judge the frozen encoder of a run beside an untrained one and raw pixels: "
+        "kNN, linear probe, and 1, 5, 10 and 50 labels a class. Labels to learn from come from "
+        "the training split only. Writes evaluation.json and evaluation.md.",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` wrote")
+    parser.add_argument("--data", help="other data than the run's: digits, folder:PATH, …")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    parser.add_argument("--out", type=Path, help="a directory for the report; default: RUN_DIR")
+    return parser

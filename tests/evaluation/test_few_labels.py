@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from fastssl.evaluation import draw_labels, few_label_accuracy
+from fastssl.evaluation.linear import linear_accuracy, prepare
+
+
+def clusters(n, classes=3, dim=5):
+    labels = torch.arange(n) % classes
+    return torch.eye(classes, dim)[labels] + 0.01 * torch.randn(n, dim), labels
+
+
+@pytest.mark.parametrize("per_class", [1, 3, 7])
+def test_draws_are_balanced_and_repeatable(per_class):
+    labels = torch.randint(0, 4, (97,))
+    rows = draw_labels(labels, per_class, seed=3)
+    assert labels[rows].bincount().tolist() == [per_class] * 4
+    assert rows.unique().numel() == rows.numel()
+    assert torch.equal(rows, draw_labels(labels, per_class, seed=3))
+    assert not torch.equal(rows, draw_labels(labels, per_class, seed=4))
+
+
+def test_the_global_generator_is_left_alone():
+    labels = torch.arange(20) % 2
+    state = torch.random.get_rng_state()
+    draw_labels(labels, 2, seed=0)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_class_that_is_too_small_is_named():
+    with pytest.raises(ValueError, match="class 1 has 2 rows, 3"):
+        draw_labels(torch.tensor([0, 0, 0, 1, 1]), 3, seed=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        draw_labels(torch.tensor([0, 1]), 0, seed=0)
+
+
+def test_separable_features_reach_one():
+    features, labels = clusters(30)
+    test, test_labels = clusters(12)
+    train, test = prepare(features, test)
+    mean, std = few_label_accuracy(train, labels, test, test_labels, per_class=2, draws=4)
+    assert (mean, std) == (1.0, 0.0)
+    assert linear_accuracy(train, labels, test, test_labels) == 1.0
+
+
+def test_the_probe_learns_from_the_drawn_rows_alone(monkeypatch):
+    seen = []
+
+    def spy(features, labels, test_features, test_labels):
+        seen.append((features, labels))
+        assert test_features is test
+        assert test_labels is test_y
+        return 0.5
+
+    monkeypatch.setattr("fastssl.evaluation.few_labels.linear_accuracy", spy)
+    features, labels = torch.arange(40.0)[:, None], torch.arange(40) % 4
+    test, test_y = -torch.ones(8, 1), torch.arange(8) % 4
+    assert few_label_accuracy(features, labels, test, test_y, per_class=3, draws=5)[0] == 0.5
+    assert len(seen) == 5
+    for rows, drawn in seen:
+        assert (rows >= 0).all()  # every test feature is −1
+        assert torch.equal(drawn, rows.flatten().long() % 4)
+        assert drawn.bincount().tolist() == [3] * 4
+
+
+def test_no_draws_is_an_error():
+    features, labels = clusters(6)
+    with pytest.raises(ValueError, match="draws"):
+        few_label_accuracy(features, labels, features, labels, per_class=1, draws=0)
+
+
+def test_prepare_centres_by_the_training_rows_and_scales():
+    train, test = torch.randn(50, 4) + 3, torch.randn(9, 4) + 3
+    a, b = prepare(train, test)
+    torch.testing.assert_close(a.norm(dim=1), torch.ones(50))
+    moved = test - train.mean(0)
+    torch.testing.assert_close(b, moved / moved.norm(dim=1, keepdim=True))
