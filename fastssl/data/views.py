@@ -16,6 +16,8 @@ from torch import Tensor
 from fastssl.data.random import mix, uniform
 from fastssl.errors import choose
 
+BEND, NOISE = range(1, 3)  # what a view's seed is for beside the numbers every pixel shares
+BEND_NODES = 4  # a side
 LUMA = (0.2989, 0.587, 0.114)
 
 
@@ -36,11 +38,15 @@ class Recipe:
     shift: float = 0.0  # of the crop's centre beyond what keeps it inside, share of the half side
     rotate: float = 0.0  # degrees, either way
     shear: float = 0.0  # degrees, either way, along x and along y
+    bend: float = 0.0  # displacement of the nodes of a smooth field, at most, share of half a side
     flip: float = 0.0  # probability, left to right
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness … hue
     jitter_p: float = 1.0
     grey: float = 0.0  # probability
     blur: float = 0.0  # probability; σ in 0.1 to 2 pixels at 224, less on smaller images
+    gamma: float = 0.0  # x^γ, ln γ at most this, either way: fuller or thinner strokes
+    soften: float = 0.0  # share of a 3×3 mean at most; the other way, sharper, half as much
+    noise: float = 0.0  # white; its standard deviation is drawn for each sample, at most this
     erase: float = 0.0  # probability of a square of zeros
     erase_side: tuple[float, float] = (0.2, 0.4)  # share of the side
     mean: float = 0.5
@@ -66,19 +72,29 @@ class Recipe:
 
     def _view(self, x: Tensor, indices: Tensor, seed: int) -> Tensor:
         u = _columns(uniform(seed, indices, 24))
-        x = self._warp(x, u)
+        x = self._warp(x, u, indices, seed)
         if any(self.jitter):
             x = torch.where(_choose(u, self.jitter_p), self._jitter(x, u), x)
         if self.grey and x.shape[1] == 3:
             x = torch.where(_choose(u, self.grey), luma(x).expand_as(x), x)
         if self.blur:
             x = torch.where(_choose(u, self.blur), self._blur(x, u), x)
+        if self.gamma:
+            x = x.clamp(min=1e-4) ** _pixelwise(_between(u, -self.gamma, self.gamma).exp())
+        if self.soften:
+            share = _pixelwise(_between(u, -self.soften / 2, self.soften))
+            mean = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, stride=1)
+            x = torch.lerp(x, mean, share).clamp(0, 1)
+        if self.noise:
+            deviation = _pixelwise(_between(u, 0, self.noise))
+            white = uniform(mix(seed, NOISE), indices, x[0].numel()).view_as(x)
+            x = x + deviation * (2 * white - 1) * math.sqrt(3)
         if self.erase:
             x = x.masked_fill(_choose(u, self.erase) & self._square(x, u), 0)
         return self.normalize(x)
 
-    def _warp(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
-        """Crop, shift, rotate, shear and flip: one bilinear sampling."""
+    def _warp(self, x: Tensor, u: Iterator[Tensor], indices: Tensor, seed: int) -> Tensor:
+        """Crop, shift, rotate, shear, flip and bend: one bilinear sampling."""
         area = _between(u, *self.scale)
         aspect = _between(u, *(math.log(r) for r in self.ratio)).exp()
         half_width, half_height = (area * aspect).sqrt(), (area / aspect).sqrt()
@@ -102,13 +118,19 @@ class Recipe:
         ]
         theta = torch.stack(rows, dim=1).view(-1, 2, 3)
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        if self.bend:
+            slots = 2 * BEND_NODES**2
+            nodes = uniform(mix(seed, BEND), indices, slots).view(-1, 2, BEND_NODES, BEND_NODES)
+            field = (2 * nodes - 1) * self.bend
+            field = F.interpolate(field, x.shape[2:], mode="bicubic", align_corners=True)
+            grid = grid + field.permute(0, 2, 3, 1)
         return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
 
     def _jitter(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
         """Brightness, contrast, saturation and hue, in this order."""
         brightness, contrast, saturation, hue = self.jitter
         factor = [
-            _between(u, max(0.0, 1 - v), 1 + v)[:, None, None, None]
+            _pixelwise(_between(u, max(0.0, 1 - v), 1 + v))
             for v in (brightness, contrast, saturation)
         ]
         turn = _between(u, -hue, hue)
@@ -179,7 +201,12 @@ def _between(u: Iterator[Tensor], low: float, high: float) -> Tensor:
 
 
 def _choose(u: Iterator[Tensor], probability: float) -> Tensor:
-    return (next(u) < probability)[:, None, None, None]
+    return _pixelwise(next(u) < probability)
+
+
+def _pixelwise(x: Tensor) -> Tensor:
+    """[B] as [B, 1, 1, 1]."""
+    return x[:, None, None, None]
 
 
 RECIPES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -169,7 +170,10 @@ class _Bar:
     def __init__(self, title: str, total: int, shown: bool) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, desc=title, disable=not shown, leave=False)
+        interval = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file wants few lines
+        self.bar = tqdm(
+            total=total, desc=title, disable=not shown, leave=False, mininterval=interval
+        )
 
     def __enter__(self) -> Callable[[int], object]:
         return self.bar.update
