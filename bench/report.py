@@ -102,8 +102,11 @@ def short(reason: str) -> str:
 
 
 def source(results: dict[str, Any]) -> str:
-    told, device = results["machine"], results["cases"][0]["device"]
-    where = f"{told['cpu']}, {told['threads']} threads"
+    if not results["cases"]:
+        return ""
+    told = results["machine"]
+    device = "cuda" if told.get("gpu") else "cpu"
+    where = f"{told.get('cpu')}, {told.get('threads')} threads"
     if device == "cuda":
         where = f"{told.get('gpu')}, CUDA {told.get('cuda')}, triton {told.get('triton')}"
     first = results["cases"][0]
@@ -111,7 +114,8 @@ def source(results: dict[str, Any]) -> str:
     return (
         f"Forward + backward, D = {first['dim']}, {first['dtype']}, temperature "
         f"{first['temperature']:g}; times are medians, peers as multiples of fastssl's in the same "
-        f"rounds. {where}, torch {told['torch']}, commit {told['commit']}, {told['date'][:10]}"
+        f"rounds. {where}, torch {told.get('torch')}, commit {told.get('commit')}, "
+        f"{told.get('date', '')[:10]}"
         + (f"; other processes held up to {worst:.0%} of the processors" if worst > 0.05 else "")
         + f". Made by `{COMMANDS[device].format(bench=results['bench'])}`.\n"
     )

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench import floors, machine, memory
+from bench import floors, goals, machine, memory
 from bench.harness import (
     Benchmark,
     Case,
@@ -51,8 +49,12 @@ def run_case(
     seconds: float,
     rounds: int,
     patience: float = 0.0,
+    further: Callable[[dict[str, Callable[[], object]], dict[str, dict]], None] | None = None,
 ) -> dict[str, Any]:
-    """Check every wanted provider and time those that are right."""
+    """Check every wanted provider and time those that are right.
+
+    ``further(runs, entries)`` may measure more of those and add it to their entries.
+    """
     tensors = bench.inputs(case)
     truth = bench.truth(case, tensors)
     entries: dict[str, dict[str, Any]] = {}
@@ -80,6 +82,9 @@ def run_case(
         entries[name]["of_floor"] = floor_ms / entries[name]["p50"]
         if "fastssl" in times:
             entries[name]["ratio"] = ratio(taken, times["fastssl"])
+    if further is not None:
+        del runs["matmul"]
+        further(runs, entries)
     return {
         "rows": case.rows,
         "dim": case.dim,
@@ -133,10 +138,8 @@ def run(
             found["providers"][name] |= entry
         say(memory_table(found))
     results["goals"] = [goal.judge(results) for goal in bench.goals]
-    for goal in results["goals"]:
-        if goal["met"] is not None:
-            word = "met   " if goal["met"] else "MISSED"
-            say(f"{word} {goal['goal']}: {goal['value']:.3g}")
+    if any(goal["met"] is not None for goal in results["goals"]):
+        say("\n" + goals.report(results["goals"]))
     return results
 
 
@@ -215,7 +218,3 @@ def memory_table(case: dict[str, Any]) -> str:
 def save(results: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-
-
-def cuda_or_cpu() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

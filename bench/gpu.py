@@ -1,0 +1,275 @@
+"""``make gpu``: build, test and measure on whatever CUDA machine this is.
+
+Needs no network and nothing beyond torch, triton, numpy and pytest (matplotlib for the plot). Every
+part is guarded: what fails is written down and the rest goes on. ``--rehearse`` does the same
+without a GPU, by Triton's interpreter at tiny sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+
+LIMIT = 440.0  # seconds; `make gpu` promises eight minutes
+SHARE_OF_TESTS = 0.4
+STUCK = 150.0  # seconds without a word from the worker
+# The rehearsal's tests: every kind of body that runs without a GPU, once or twice.
+REHEARSED = "collapsed and 12 or bitwise or hundreds or nothing_left or (similarity and float32)"
+
+
+class Clock:
+    """What is left of the time."""
+
+    def __init__(self, limit: float) -> None:
+        self.end = time.time() + limit
+
+    def left(self) -> float:
+        return self.end - time.time()
+
+
+def environment(rehearse: bool) -> dict[str, str]:
+    """That of the child processes: both source roots importable, the right kernels asked for."""
+    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    told = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, paths)), PYTHONUNBUFFERED="1")
+    told.pop("TRITON_INTERPRET", None)
+    # Without this a missing kernel would quietly be served, and measured, by the reference.
+    told["FASTSSL_BACKEND"] = "triton"
+    if rehearse:
+        told |= {"TRITON_INTERPRET": "1", "FASTSSL_BENCH_COMPILER": "aot_eager"}
+        told |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        told["PYTHONWARNINGS"] = "ignore::RuntimeWarning"  # numpy's, of the interpreter
+    return told
+
+
+def build(rehearse: bool, clock: Clock) -> dict[str, Any]:
+    """The native library, in place. Nothing on the GPU depends on it, so failure is only told."""
+    if rehearse:
+        return {"build": "left out of the rehearsal"}
+    begin = time.time()
+    try:
+        done = subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=min(150.0, max(clock.left(), 1)),
+            check=False,
+        )
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        said = "built" if done.returncode == 0 else "failed: " + "\n".join(lines[-5:])
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = f"failed: {type(error).__name__}"
+    return {"build": said, "seconds": round(time.time() - begin, 1)}
+
+
+def test_files() -> list[str]:
+    """Files with tests for a CUDA device. The others may import what this machine lacks."""
+    marked = [path for path in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in path.read_text()]
+    folder = ROOT / "tests" / "gpu"
+    return [str(folder), *(str(path) for path in sorted(marked) if folder not in path.parents)]
+
+
+def test(rehearse: bool, clock: Clock, folder: Path) -> dict[str, Any]:
+    """pytest in a process of its own; its whole output goes to a file as well."""
+    files = [str(ROOT / "tests" / "gpu"), "-k", REHEARSED] if rehearse else test_files()
+    command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-q", "--durations=5"]
+    command += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    told = environment(rehearse) | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    told.pop("FASTSSL_BACKEND")  # the tests ask for what they want
+    begin, log = time.time(), folder / "gpu-tests.txt"
+    limit = max(30.0, clock.left() * SHARE_OF_TESTS)
+    with log.open("w") as out:
+        try:
+            status = subprocess.run(
+                command, cwd=ROOT, env=told, stdout=out, stderr=out, timeout=limit, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = 124
+    text = log.read_text().replace(str(ROOT) + "/", "")
+    log.write_text(text)
+    lines = text.strip().splitlines() or [""]
+    failed = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR "))]
+    print("\n".join(failed[:40] + lines[-1:]), flush=True)
+    summary = f"stopped after {limit:.0f} s" if status == 124 else lines[-1].strip("= ")
+    return {
+        "status": status,
+        "summary": re.sub(r" in [\d.]+s.*", "", summary),
+        "failed": failed,
+        "seconds": round(time.time() - begin, 1),
+    }
+
+
+def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
+    """What to measure, most telling first, since the time may run out."""
+    lightly = "lightly-formula"
+    if not rehearse:
+        try:
+            import lightly as _  # noqa: F401
+
+            lightly = "lightly"
+        except Exception:  # absent, or present and broken: either way its arithmetic is here
+            pass
+    peers = ["fastssl", "eager", "torch.compile", lightly]
+
+    def case(rows: int, dtype: str = "bfloat16", name: str = "nt_xent", **more: Any):
+        item = {"kind": "case", "bench": name, "rows": rows, "dim": 128, "dtype": dtype}
+        some = peers if name == "nt_xent" else ["fastssl", "eager"]
+        return item | {"peers": some, "graph": rows <= 8192, "memory": some} | more
+
+    if rehearse:
+        cases = [
+            case(16, dim=16, memory=["fastssl"]),
+            case(24, "float32", dim=16, memory=[]),
+            case(16, name="similarity_lse", dim=16, memory=[]),
+        ]
+    else:
+        cases = [case(rows) for rows in (8192, 32768, 1024, 256, 65536, 512)]
+        cases += [case(rows, peers=["fastssl"], memory=["fastssl"]) for rows in (262144, 1048576)]
+        cases += [case(8192, "float32"), case(32768, "float32"), case(2048), case(4096)]
+        cases += [case(32768, name="similarity_lse")]
+    names = {item["bench"] for item in cases}
+    if only and "bench" not in only:
+        cases = [item for item in cases if item["bench"] in only]
+    tuning = [{"kind": "tune", "rows": 32768, "dim": 128, "dtype": "bfloat16"}]
+    unknown = only - names - {"tests", "bench", "tune"}
+    if unknown:
+        raise SystemExit(
+            f"--only: no {', '.join(sorted(unknown))}; there are tests, bench, tune, "
+            + ", ".join(sorted(names))
+        )
+    wants_tuning = not only or "tune" in only
+    if not cases and not wants_tuning:
+        return []
+    return [{"kind": "machine"}, {"kind": "ceilings"}, *cases, *(tuning if wants_tuning else [])]
+
+
+def measure(
+    items: list[dict[str, Any]], rehearse: bool, clock: Clock, folder: Path
+) -> dict[int, dict[str, Any]]:
+    """Every item's result or error, by its number, over as many worker processes as it takes."""
+    order, lines = folder / "gpu-plan.json", folder / "gpu-lines.jsonl"
+    lines.unlink(missing_ok=True)
+    lines.touch()
+    done: dict[int, dict[str, Any]] = {}
+    while len(done) < len(items) and clock.left() > 0:
+        rest = [
+            (i, item | {"until": clock.end - 10}) for i, item in enumerate(items) if i not in done
+        ]
+        order.write_text(
+            json.dumps(
+                {
+                    "device": "cpu" if rehearse else "cuda",
+                    "deadline": clock.end - 20,
+                    "items": rest,
+                }
+            )
+        )
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "bench.gpu_worker", str(order), str(lines)],
+            cwd=ROOT,
+            env=environment(rehearse),
+        )
+        ended = wait(worker, lines, clock)
+        done, started = read(lines)
+        if ended == 0:
+            break
+        # Whatever it was at is what it died of; never try that again.
+        guilty = started if started is not None and started not in done else None
+        if guilty is None:
+            guilty = rest[0][0] if rest[0][0] not in done else None
+        if guilty is not None:
+            with lines.open("a") as out:
+                out.write(
+                    json.dumps({"item": guilty, "error": f"its process ended: {ended}"}) + "\n"
+                )
+        done, _ = read(lines)
+    order.unlink(missing_ok=True)
+    lines.unlink(missing_ok=True)
+    return done
+
+
+def wait(worker: subprocess.Popen, lines: Path, clock: Clock) -> int | str:
+    """The worker's exit status, or why it was stopped."""
+    size, since = -1, time.time()
+    while True:
+        try:
+            return worker.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            pass
+        if lines.stat().st_size != size:
+            size, since = lines.stat().st_size, time.time()
+        silent = time.time() - since
+        if silent > STUCK or clock.left() < -15:
+            worker.kill()
+            worker.wait()
+            return f"no answer for {silent:.0f} s"
+
+
+def read(lines: Path) -> tuple[dict[int, dict[str, Any]], int | None]:
+    """Results and errors by item, and the item last begun."""
+    done, started = {}, None
+    for line in lines.read_text().splitlines():
+        told = json.loads(line)
+        if "started" in told:
+            started = told["started"]
+        else:
+            done[told["item"]] = told
+    return done, started
+
+
+def main(argv: list[str]) -> int:
+    words = argparse.ArgumentParser(prog="python bench/gpu.py", description=__doc__)
+    words.add_argument(
+        "--only", nargs="+", default=[], metavar="PART", help="tests, bench, tune, a benchmark"
+    )
+    words.add_argument("--limit", type=float, default=LIMIT, help="seconds for all of it")
+    words.add_argument("--rehearse", action="store_true", help="without a GPU, at tiny sizes")
+    words.add_argument("--out", type=Path, help="folder for the results (default: bench/results)")
+    options = words.parse_args(argv)
+    clock, only = Clock(options.limit), set(options.only)
+    items = plan(only, options.rehearse)
+    import torch
+
+    if not (options.rehearse or torch.cuda.is_available()):
+        print("make gpu: torch sees no CUDA device (to rehearse: --rehearse)", file=sys.stderr)
+        return 1
+    from bench import gpu_results
+
+    results = ROOT / "bench" / "results"
+    folder = options.out or (results / "local" / "rehearsal" if options.rehearse else results)
+    folder.mkdir(parents=True, exist_ok=True)
+    told: dict[str, Any] = build(options.rehearse, clock)
+    print(f"native library: {told['build']}", flush=True)
+    status = 0
+    if not only or "tests" in only:
+        told["tests"] = test(options.rehearse, clock, folder)
+        status = told["tests"]["status"]
+    if items:
+        measured = measure(items, options.rehearse, clock, folder)
+        wrong = gpu_results.collect(items, measured, told, folder)
+        status = status or int(wrong)
+    else:
+        gpu_results.note_tests(told, folder)
+    if "tests" in told:
+        print(f"\ntests: {told['tests']['summary']}")
+    print(f"{options.limit - clock.left():.0f} of {options.limit:.0f} s taken")
+    outside = os.environ.get("OUT")
+    if outside:
+        for path in sorted(folder.glob("*cuda.*")) + sorted(folder.glob("gpu-*")):
+            shutil.copy(path, outside)
+    return 1 if status else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
