@@ -8,6 +8,7 @@ without a GPU, by Triton's interpreter at tiny sizes.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -85,6 +86,9 @@ def test(rehearse: bool, clock: Clock, folder: Path) -> dict[str, Any]:
     files = [str(ROOT / "tests" / "gpu"), "-k", REHEARSED] if rehearse else test_files()
     command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-q", "--durations=5"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    # Most of the tests' time is compilation, a kernel for each width and dtype: on all cores.
+    if not rehearse and importlib.util.find_spec("xdist"):
+        command += ["-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))]
     told = environment(rehearse) | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     told.pop("FASTSSL_BACKEND")  # the tests ask for what they want
     begin, log = time.time(), folder / "gpu-tests.txt"

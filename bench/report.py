@@ -89,7 +89,9 @@ def memory(results: dict[str, Any]) -> str:
 
 
 def mark(entry: dict[str, Any]) -> str:
-    """One word for a provider without a time."""
+    """What stands for a provider without a ratio: its time, or a word for why it has none."""
+    if "p50" in entry:
+        return milliseconds(entry["p50"]) + " ms"
     if "wrong" in entry:
         return "wrong"
     return short(entry.get("skipped") or entry.get("failed") or "")

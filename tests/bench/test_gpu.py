@@ -1,0 +1,187 @@
+"""``make gpu`` before it meets a GPU: a rehearsal, and the CUDA branches on a stand-in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from bench import gpu, gpu_worker, machine
+from fastssl import backends
+
+
+@pytest.mark.slow
+def test_rehearsal(tmp_path):
+    """Everything ``make gpu`` does, by the interpreter and at tiny sizes."""
+    if backends.unavailable("triton"):
+        pytest.skip(backends.unavailable("triton"))
+    command = [sys.executable, "bench/gpu.py", "--rehearse", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "nt_xent-cuda.json").read_text())
+    assert results["tests"]["status"] == 0
+    assert results["problems"] == []
+    assert len(results["cases"]) == 2
+    for case in results["cases"]:
+        for name in ("fastssl", "eager", "torch.compile"):
+            assert {"p50", "ratio", "graph_ms", "graph_ratio"} <= set(case["providers"][name])
+    assert "memory_mib" in results["cases"][0]["providers"]["fastssl"]
+    assert results["ceilings"]["matmul_bfloat16_tflops"] > 0
+    assert "passed" in (tmp_path / "gpu-tests.txt").read_text()
+    assert (tmp_path / "nt_xent-cuda.md").exists()
+
+
+class CudaIsCpu(TorchFunctionMode):
+    """Tensors asked for on "cuda" come on the CPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if kwargs.get("device") == "cuda":
+            kwargs["device"] = "cpu"
+        return function(*args, **kwargs)
+
+
+class Event:
+    def __init__(self, enable_timing=False):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return (end.at - self.at) * 1e3
+
+
+class Stream:
+    def wait_stream(self, other):
+        assert isinstance(other, Stream)
+
+
+class CUDAGraph:
+    replays = 0
+
+    def replay(self):
+        CUDAGraph.replays += 1
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """As much of ``torch.cuda`` as the benchmarks touch, on the CPU."""
+    generator = torch.Generator
+    fakes = {
+        "Event": Event,
+        "Stream": Stream,
+        "CUDAGraph": CUDAGraph,
+        "is_available": lambda: True,
+        "synchronize": lambda: None,
+        "current_stream": Stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "graph": lambda graph: contextlib.nullcontext(),
+        "mem_get_info": lambda: (1 << 36, 1 << 37),
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda: None,
+        "memory_allocated": lambda: 1 << 20,
+        "max_memory_allocated": lambda: 3 << 20,
+        "get_device_name": lambda: "Stand-in",
+        "get_device_capability": lambda: (9, 0),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "Generator", lambda device=None: generator())
+    monkeypatch.setitem(gpu_worker.SCALES, "cuda", gpu_worker.Scale("cuda", 32, 1, seconds=0.1))
+    with CudaIsCpu():
+        yield
+
+
+def test_cuda_branches_on_a_stand_in(stand_in, tmp_path):
+    items = [
+        {"kind": "machine"},
+        {"kind": "ceilings"},
+        {
+            "kind": "case",
+            "bench": "nt_xent",
+            "rows": 32,
+            "dim": 8,
+            "dtype": "bfloat16",
+            "peers": ["fastssl", "eager", "lightly-formula"],
+            "graph": True,
+            "memory": ["fastssl", "eager"],
+        },
+        {"kind": "case", "bench": "no_such"},
+    ]
+    order, out = tmp_path / "plan.json", tmp_path / "lines.jsonl"
+    numbered = list(enumerate(items))
+    order.write_text(
+        json.dumps({"device": "cuda", "deadline": time.time() + 100, "items": numbered})
+    )
+    assert gpu_worker.main([str(order), str(out)]) == 0
+    done, started = gpu.read(out)
+    assert started == 3
+    assert done[0]["result"]["gpu"] == "Stand-in"
+    assert done[1]["result"]["copy_tb_s"] > 0
+    entries = done[2]["result"]["providers"]
+    assert entries["fastssl"]["memory_mib"] == 2.0
+    assert entries["eager"]["graph_ms"] >= 0
+    assert "graph_ms" not in entries["lightly-formula"]
+    assert CUDAGraph.replays > 0
+    assert "no benchmark" in done[3]["error"]
+
+
+def test_a_worker_that_dies_costs_its_case_only(tmp_path, monkeypatch):
+    """The next one starts after the guilty item."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, sys\n"
+        "plan = json.load(open(sys.argv[1]))\n"
+        "out = open(sys.argv[2], 'a')\n"
+        "for i, item in plan['items']:\n"
+        "    print(json.dumps({'started': i}), file=out, flush=True)\n"
+        "    if item['kind'] == 'deadly':\n"
+        "        sys.exit(139)\n"
+        "    print(json.dumps({'item': i, 'result': i}), file=out, flush=True)\n"
+        "    if item['kind'] == 'poison':\n"
+        "        sys.exit(3)\n"
+    )
+    popen = subprocess.Popen
+
+    def start(command, **options):
+        return popen([sys.executable, str(script), *command[3:]], **options)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", start)
+    items = [{"kind": kind} for kind in ("fine", "deadly", "poison", "fine", "deadly")]
+    done = gpu.measure(items, True, gpu.Clock(60), tmp_path)
+    assert {i: "result" in line for i, line in done.items()} == {
+        0: True, 1: False, 2: True, 3: True, 4: False,
+    }  # fmt: skip
+
+
+def test_plan_covers_what_was_promised():
+    items = gpu.plan(set(), rehearse=False)
+    rows = {
+        item["rows"]
+        for item in items
+        if item.get("bench") == "nt_xent" and item["dtype"] == "bfloat16"
+    }
+    assert {256, 512, 1024, 8192, 32768, 65536, 262144, 1048576} <= rows
+    assert {item.get("bench") for item in gpu.plan({"similarity_lse"}, False)} == {
+        None,
+        "similarity_lse",
+    }
+    assert gpu.plan({"tests"}, False) == []
+    with pytest.raises(SystemExit, match="no nothing"):
+        gpu.plan({"nothing"}, False)
+
+
+def test_machine_description_holds_no_paths():
+    told = machine.describe()
+    assert {"cpu", "cores", "torch", "fastssl", "commit", "date"} <= set(told)
+    assert not any("/" in str(value) for value in told.values() if value)
