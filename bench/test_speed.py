@@ -22,7 +22,7 @@ def contestants():
                     yield pytest.param(bench, rows, provider, id=f"{name}-{rows}-{provider.name}")
 
 
-@pytest.mark.parametrize(("bench", "rows", "provider"), contestants())
+@pytest.mark.parametrize(("bench", "rows", "provider"), list(contestants()))
 def test_speed(bench, rows, provider, benchmark):
     case = Case(rows)
     inputs = bench.inputs(case)
