@@ -39,67 +39,108 @@ class Tiles(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
+    step: int = 0  # features that one product takes at a time; 0: all, held throughout
     per_processor: int = 1  # programs that one multiprocessor holds at a time
 
 
-# (pass, bytes an element, width of the tile or 0 for chunks) by shared memory: 227 KiB is Hopper,
-# 163 KiB is A100, 99 KiB the consumer chips. Triangles have square tiles.
-TILES: dict[int, dict[tuple[str, int, int], Tiles]] = {
-    227: {
-        ("triangle", 2, 64): Tiles(128, 128, 8, 3, 2),
+# By whether the chip is Hopper's size (227 KiB of shared memory a program) or smaller (99 KiB are
+# enough): (pass, bytes an element, features of a tile or 0 for chunks). Triangles are square.
+TILES: dict[bool, dict[tuple[str, int, int], Tiles]] = {
+    True: {
+        ("triangle", 2, 64): Tiles(128, 128, 8, 3),
         ("triangle", 2, 128): Tiles(128, 128, 8, 3),
         ("triangle", 2, 256): Tiles(128, 128, 8, 2),
-        ("triangle", 2, 0): Tiles(128, 128, 8, 3),
-        ("triangle", 4, 64): Tiles(64, 64, 4, 2, 2),
-        ("triangle", 4, 128): Tiles(64, 64, 4, 2),
-        ("triangle", 4, 256): Tiles(64, 64, 4, 2),
-        ("triangle", 4, 0): Tiles(64, 64, 4, 2),
-        ("fwd", 2, 64): Tiles(128, 128, 8, 3, 2),
+        ("triangle", 2, 0): Tiles(128, 128, 8, 3, step=64),
+        ("triangle", 4, 64): Tiles(64, 64, 4, 3, step=32),
+        ("triangle", 4, 128): Tiles(64, 64, 4, 3, step=32),
+        ("triangle", 4, 256): Tiles(64, 64, 4, 3, step=32),
+        ("triangle", 4, 0): Tiles(64, 64, 4, 3, step=32),
+        ("fwd", 2, 64): Tiles(128, 128, 8, 3),
         ("fwd", 2, 128): Tiles(128, 128, 8, 3),
         ("fwd", 2, 256): Tiles(128, 64, 8, 3),
-        ("fwd", 2, 0): Tiles(128, 128, 8, 3),
-        ("fwd", 4, 64): Tiles(64, 64, 4, 2, 2),
-        ("fwd", 4, 128): Tiles(64, 64, 4, 2),
-        ("fwd", 4, 256): Tiles(64, 64, 4, 2),
-        ("fwd", 4, 0): Tiles(64, 64, 4, 2),
+        ("fwd", 2, 0): Tiles(128, 128, 8, 3, step=64),
+        ("fwd", 4, 64): Tiles(64, 64, 4, 3, step=32),
+        ("fwd", 4, 128): Tiles(64, 64, 4, 3, step=32),
+        ("fwd", 4, 256): Tiles(64, 64, 4, 3, step=32),
+        ("fwd", 4, 0): Tiles(64, 64, 4, 3, step=32),
         ("bwd", 2, 64): Tiles(128, 128, 8, 3),
         ("bwd", 2, 128): Tiles(128, 128, 8, 3),
         ("bwd", 2, 256): Tiles(128, 64, 8, 2),
-        ("bwd", 2, 0): Tiles(128, 64, 8, 2),
-        ("bwd", 4, 64): Tiles(64, 64, 4, 2),
-        ("bwd", 4, 128): Tiles(64, 32, 4, 2),
-        ("bwd", 4, 256): Tiles(64, 32, 8, 2),
-        ("bwd", 4, 0): Tiles(64, 32, 4, 2),
+        ("bwd", 2, 0): Tiles(128, 64, 8, 2, step=64),
+        ("bwd", 4, 64): Tiles(64, 64, 4, 2, step=32),
+        ("bwd", 4, 128): Tiles(64, 64, 8, 2, step=32),
+        ("bwd", 4, 256): Tiles(64, 64, 8, 2, step=32),
+        ("bwd", 4, 0): Tiles(64, 64, 8, 2, step=32),
+        ("bwd safe", 2, 64): Tiles(128, 64, 8, 3),
+        ("bwd safe", 2, 128): Tiles(128, 64, 8, 3),
+        ("bwd safe", 2, 256): Tiles(64, 64, 8, 2),
+        ("bwd safe", 2, 0): Tiles(64, 64, 8, 2, step=64),
+        ("bwd safe", 4, 64): Tiles(64, 32, 4, 2, step=32),
+        ("bwd safe", 4, 128): Tiles(64, 32, 8, 2, step=32),
+        ("bwd safe", 4, 256): Tiles(64, 32, 8, 2, step=32),
+        ("bwd safe", 4, 0): Tiles(64, 32, 8, 2, step=32),
+    },
+    False: {
+        ("triangle", 2, 64): Tiles(128, 128, 8, 3),
+        ("triangle", 2, 128): Tiles(128, 128, 8, 3),
+        ("triangle", 2, 256): Tiles(64, 64, 4, 2),
+        ("triangle", 2, 0): Tiles(64, 64, 4, 2, step=64),
+        ("triangle", 4, 64): Tiles(64, 64, 4, 2, step=32),
+        ("triangle", 4, 128): Tiles(64, 64, 4, 2, step=32),
+        ("triangle", 4, 256): Tiles(64, 64, 4, 2, step=32),
+        ("triangle", 4, 0): Tiles(64, 64, 4, 2, step=32),
+        ("fwd", 2, 64): Tiles(128, 64, 8, 3),
+        ("fwd", 2, 128): Tiles(128, 64, 8, 3),
+        ("fwd", 2, 256): Tiles(64, 64, 4, 2),
+        ("fwd", 2, 0): Tiles(64, 64, 4, 2, step=64),
+        ("fwd", 4, 64): Tiles(64, 64, 4, 2, step=32),
+        ("fwd", 4, 128): Tiles(64, 64, 4, 2, step=32),
+        ("fwd", 4, 256): Tiles(64, 64, 4, 2, step=32),
+        ("fwd", 4, 0): Tiles(64, 64, 4, 2, step=32),
+        ("bwd", 2, 64): Tiles(128, 64, 8, 2),
+        ("bwd", 2, 128): Tiles(64, 64, 4, 2),
+        ("bwd", 2, 256): Tiles(64, 32, 8, 2),
+        ("bwd", 2, 0): Tiles(64, 32, 4, 2, step=64),
+        ("bwd", 4, 64): Tiles(64, 32, 8, 2, step=32),
+        ("bwd", 4, 128): Tiles(64, 32, 8, 2, step=32),
+        ("bwd", 4, 256): Tiles(64, 32, 8, 2, step=32),
+        ("bwd", 4, 0): Tiles(64, 32, 8, 2, step=32),
+        ("bwd safe", 2, 64): Tiles(128, 64, 8, 2),
+        ("bwd safe", 2, 128): Tiles(64, 64, 8, 2),
+        ("bwd safe", 2, 256): Tiles(64, 32, 8, 2),
+        ("bwd safe", 2, 0): Tiles(64, 32, 8, 2, step=64),
+        ("bwd safe", 4, 64): Tiles(64, 32, 8, 2, step=32),
+        ("bwd safe", 4, 128): Tiles(64, 32, 8, 2, step=32),
+        ("bwd safe", 4, 256): Tiles(64, 32, 8, 2, step=32),
+        ("bwd safe", 4, 0): Tiles(64, 32, 8, 2, step=32),
     },
 }
-TILES[163] = TILES[227]
-TILES[99] = TILES[227]
 
 
 class Device(NamedTuple):
     """What the choice of tiles depends on."""
 
-    shared_memory: int  # KiB a program may have: a key of TILES
+    hopper: bool
     processors: int
-    interpreted: bool
+    interpreted: bool = False
 
 
 def _device(x: Tensor) -> Device:
     if x.device.type == "cpu":
-        return Device(shared_memory=227, processors=8, interpreted=True)
+        return Device(hopper=True, processors=8, interpreted=True)
     return _cuda_device(x.device.index)
 
 
 @functools.cache
 def _cuda_device(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
-    here = properties.shared_memory_per_block_optin // 1024
-    fitting = [size for size in TILES if size <= here]
-    return Device(max(fitting, default=min(TILES)), properties.multi_processor_count, False)
+    hopper = properties.shared_memory_per_block_optin >= 227 * 1024
+    return Device(hopper, properties.multi_processor_count)
 
 
 def _launch(kernel, grid, *args, **meta) -> None:
-    kernel[grid](*args, **meta)
+    # A logit must be rounded alike wherever it is recomputed: no fusing into multiply-adds.
+    kernel[grid](*args, enable_fp_fusion=False, **meta)
 
 
 class _Plan(NamedTuple):
@@ -107,15 +148,17 @@ class _Plan(NamedTuple):
 
     device: Device
     d: int
-    block_d: int  # features of a tile
-    whole_d: int  # all features, as a power of two
+    whole_d: int  # d, as a power of two
     key: int
     width: int
     precision: str
     widen: bool
 
     def tiles(self, kind: str) -> Tiles:
-        return TILES[self.device.shared_memory][kind, self.width, self.key]
+        return TILES[self.device.hopper][kind, self.width, self.key]
+
+    def block_d(self, tiles: Tiles) -> int:
+        return min(self.whole_d, tiles.step or self.whole_d)
 
     @property
     def rows(self) -> int:
@@ -130,7 +173,6 @@ def _plan(x: Tensor) -> _Plan:
     return _Plan(
         device=device,
         d=d,
-        block_d=whole_d if whole_d <= WIDEST else 64,
         whole_d=whole_d,
         key=max(64, whole_d) if whole_d <= WIDEST else 0,
         width=x.element_size(),
@@ -200,7 +242,6 @@ def launch_similarity_lse_fwd(
         offsets = (self_offset or 0, pair_offset or 0)
         flags = {
             "D": plan.d,
-            "BLOCK_D": plan.block_d,
             "HAS_SELF": self_offset is not None,
             "HAS_PAIR": pair_offset is not None,
             "EXCLUDE_PAIR": exclude_pair,
@@ -241,6 +282,7 @@ def _fwd_triangle(plan, x, norm, scale, factor, offsets, flags):
             *(x, norm, scale, raw_pair, row_sums, column_sums, factor, m, first, last, run),
             *offsets,
             BLOCK=tiles.block_m,
+            BLOCK_D=plan.block_d(tiles),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
             **flags,
@@ -282,6 +324,7 @@ def _fwd(plan, x, y, x_norm, y_norm, scale, factor, offsets, flags):
         *offsets,
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
+        BLOCK_D=plan.block_d(tiles),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         **flags,
@@ -341,9 +384,11 @@ def launch_similarity_lse_bwd(
             flags_x = {**flags, "BY_OWN": True, "BY_OTHER": y is None}
             d_x, d_scale = _bwd(rows, columns, *common, flags_x, need_scale)
             if need_scale:
-                d_scale = (d_scale.sum(dtype=torch.float64) * factor).to(scale.dtype)
+                d_scale = (d_scale * factor).to(scale.dtype)
         if need_y:
-            d_y = _bwd(columns, rows, *common, {**flags, "BY_OWN": False, "BY_OTHER": True}, False)[0]
+            d_y = _bwd(columns, rows, *common, {**flags, "BY_OWN": False, "BY_OTHER": True}, False)[
+                0
+            ]
     return d_x if need_x else nothing, d_y, d_scale if need_scale else nothing
 
 
@@ -368,54 +413,66 @@ def _gain(d_lse: Tensor, rows: _Side, columns: _Side) -> Tensor:
 
 
 def _bwd(own, other, plan, gain, d_pair, scale, factor, offsets, flags, need_scale):
-    """The gradient of own vectors, and the terms of d_scale/factor [splits + 1, M] if needed."""
+    """The gradient of own vectors, and d_scale/factor if needed."""
     m, k = own.x.shape[0], other.x.shape[0]
-    tiles = plan.tiles("bwd")
-    block_out = plan.block_d if plan.block_d >= plan.d else 128
+    bounded = flags["BOUNDED"]
+    common = {
+        "D": plan.d,
+        "WIDEN": plan.widen,
+        "BY_OWN": flags["BY_OWN"],
+        "BY_OTHER": flags["BY_OTHER"],
+    }
+    tiles = plan.tiles("bwd" if bounded else "bwd safe")
+    block_out = plan.whole_d if plan.whole_d <= WIDEST // (plan.width // 2) else 128
     chunks = triton.cdiv(plan.d, block_out)
     blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
     places = plan.device.processors * tiles.per_processor
-    most = max(1, min(64, SPLITS_BYTES // (4 * m * plan.d)))
+    # Very many rows: a group of them at a time through one buffer.
+    group = max(tiles.block_m, SPLITS_BYTES // (4 * plan.d) // tiles.block_m * tiles.block_m)
+    most = max(1, min(64, group // m))
     # Writing and reading one split's partial gradient, in steps of one tile product.
     cost = 2.0 * m / (tiles.block_m * tiles.block_n)
     splits = _pieces(blocks * chunks, steps, places, most, cost)
     run = triton.cdiv(steps, splits)
     splits = triton.cdiv(steps, run)
-    fused = splits == 1 and chunks == 1
+    group = min(group, m)
+    partial = own.norm.new_empty(splits, group, plan.d)
     d_x = torch.empty_like(own.x)
-    out = d_x if fused else own.norm.new_empty(splits, m, plan.d)
-    d_scale = own.norm.new_empty(splits + 1, m) if need_scale else None
-    sides = (own.weight, own.exponent, other.weight, other.exponent)
-    _launch(
-        _similarity_lse_bwd_kernel,
-        (blocks, splits, chunks),
-        *(own.x, other.x, own.norm, other.norm, *sides, gain, d_pair, scale, out, d_scale),
-        *(factor, m, k, run, *offsets),
-        D=plan.d,
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_D=plan.block_d,
-        BLOCK_OUT=block_out,
-        FUSED=fused,
-        PRECISION=plan.precision,
-        WIDEN=plan.widen,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-        **flags,
-    )
-    if not fused:
+    terms = []
+    for first in range(0, m, group):
+        count = min(group, m - first)
+        d_scale = own.norm.new_empty(splits + 1, count) if need_scale else None
+        place = (m, k, first, count)
+        _launch(
+            _similarity_lse_bwd_kernel,
+            (triton.cdiv(count, tiles.block_m), splits, chunks),
+            *(own.x, other.x, own.norm, other.norm),
+            *(own.weight, own.exponent, other.weight, other.exponent),
+            *(gain, scale, partial, d_scale, factor, *place, run, *offsets),
+            BLOCK_M=tiles.block_m,
+            BLOCK_N=tiles.block_n,
+            BLOCK_D=plan.block_d(tiles),
+            BLOCK_OUT=block_out,
+            BOUNDED=bounded,
+            HAS_SELF=flags["HAS_SELF"],
+            EXCLUDE_PAIR=flags["EXCLUDE_PAIR"],
+            PRECISION=plan.precision,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+            **common,
+        )
         _launch(
             _similarity_lse_bwd_finish_kernel,
-            (triton.cdiv(m, plan.rows),),
-            *(out, own.x, other.x, own.norm, other.norm, d_pair, scale, d_x, d_scale),
-            *(factor, m, k, splits, offsets[1]),
-            D=plan.d,
+            (triton.cdiv(count, plan.rows),),
+            *(partial, own.x, other.x, own.norm, other.norm, d_pair, scale, d_x, d_scale),
+            *(factor, *place, splits, offsets[1]),
             BLOCK_D=plan.whole_d,
             ROWS=plan.rows,
-            BY_OWN=flags["BY_OWN"],
-            BY_OTHER=flags["BY_OTHER"],
             NORMALIZE=flags["NORMALIZE"],
             HAS_PAIR=flags["HAS_PAIR"],
             num_warps=4,
+            **common,
         )
-    return d_x, d_scale
+        if need_scale:
+            terms.append(d_scale.sum(dtype=torch.float64))
+    return d_x, sum(terms)

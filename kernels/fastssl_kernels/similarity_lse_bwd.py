@@ -11,92 +11,9 @@ from fastssl_kernels.similarity_lse_tiles import (
     dot,
     gather_rows,
     load_rows,
+    narrow,
     products_by_chunks,
 )
-
-
-@triton.jit
-def _pair_terms(
-    other_ptr,  # [K, D]
-    other_norm_ptr,  # [K] f32
-    d_pair_ptr,  # [number of rows] f64
-    own,  # [ROWS]
-    features,  # [BD]
-    M,
-    K,
-    pair_offset,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BY_OWN: tl.constexpr,
-    BY_OTHER: tl.constexpr,
-):
-    """What the pairs add to the gradients of own vectors, in float32 and outside the product.
-
-    Returns the term in which own vectors are the rows of the pair, and the sum with the term in
-    which they are its columns.
-    """
-    inside = own < M
-    if BY_OWN:
-        partner = (own + pair_offset) % K
-        weight = tl.load(d_pair_ptr + own, mask=inside, other=0.0).to(tl.float32)
-        weight *= tl.load(other_norm_ptr + partner, mask=inside, other=0.0)
-        as_rows = weight[:, None] * gather_rows(other_ptr, partner, features, inside, D, BLOCK_D)
-        terms = as_rows
-    else:
-        as_rows = tl.zeros([own.shape[0], BLOCK_D], tl.float32)
-        terms = as_rows
-    if BY_OTHER:
-        # Columns repeat every M rows: each row congruent to own − offset has this column as pair.
-        begin = (own + M - pair_offset) % M
-        for turn in range(0, tl.cdiv(K, M)):
-            row = begin + turn * M
-            valid = inside & (row < K)
-            weight = tl.load(d_pair_ptr + row, mask=valid, other=0.0).to(tl.float32)
-            weight *= tl.load(other_norm_ptr + row, mask=valid, other=0.0)
-            terms += weight[:, None] * gather_rows(other_ptr, row, features, valid, D, BLOCK_D)
-    return as_rows, terms
-
-
-@triton.jit
-def _finish_rows(
-    d_x,  # [ROWS, BD] f32
-    x_ptr,
-    y_ptr,
-    own_norm,  # [ROWS]
-    other_norm_ptr,
-    d_pair_ptr,
-    d_scale_ptr,
-    own,  # [ROWS]
-    features,  # [BD]
-    scale,
-    M,
-    K,
-    splits,
-    pair_offset,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BY_OWN: tl.constexpr,
-    BY_OTHER: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    HAS_PAIR: tl.constexpr,
-):
-    """From Σ_j G_ij ŷ_j to the gradient: add the pairs, go back through the normalisation."""
-    inside = own < M
-    own_x = gather_rows(x_ptr, own, features, inside, D, BLOCK_D) * own_norm[:, None]
-    from_pairs = tl.zeros_like(own_norm)
-    if HAS_PAIR:
-        as_rows, terms = _pair_terms(
-            y_ptr, other_norm_ptr, d_pair_ptr, own, features, M, K, pair_offset,
-            D, BLOCK_D, BY_OWN, BY_OTHER,
-        )  # fmt: skip
-        d_x += terms
-        from_pairs += tl.sum(as_rows * own_x, 1)
-    if d_scale_ptr is not None:
-        place = tl.cast(splits, tl.int64) * M + own
-        tl.store(d_scale_ptr + place, from_pairs, mask=inside)
-    if NORMALIZE:
-        d_x -= own_x * tl.sum(own_x * d_x, 1)[:, None]
-    return d_x * ((scale * LN2) * own_norm)[:, None]
 
 
 @triton.jit
@@ -110,13 +27,14 @@ def _similarity_lse_bwd_kernel(
     other_weight_ptr,  # [K] f32, if BY_OTHER
     other_exponent_ptr,  # [K] f32, if BY_OTHER and not BOUNDED
     gain_ptr,  # [] f32, or None for 1
-    d_pair_ptr,  # [number of rows] f64, or None
     scale_ptr,  # [] or None
-    d_x_ptr,  # [M, D] if FUSED, else [splits, M, D] f32
-    d_scale_ptr,  # [splits + 1, M] f32, or None
+    d_x_ptr,  # [splits, count, D] f32
+    d_scale_ptr,  # [splits + 1, count] f32, or None
     factor,
     M,
     K,
+    first_own,
+    count,
     run,
     self_offset,
     pair_offset,
@@ -128,11 +46,8 @@ def _similarity_lse_bwd_kernel(
     BY_OWN: tl.constexpr,
     BY_OTHER: tl.constexpr,
     BOUNDED: tl.constexpr,
-    NORMALIZE: tl.constexpr,
     HAS_SELF: tl.constexpr,
-    HAS_PAIR: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
-    FUSED: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -146,9 +61,9 @@ def _similarity_lse_bwd_kernel(
     out_first = tl.program_id(2) * BLOCK_OUT
     local_m = tl.arange(0, BLOCK_M)
     local_n = tl.arange(0, BLOCK_N)
-    own_first = tl.program_id(0) * BLOCK_M
+    own_first = first_own + tl.program_id(0) * BLOCK_M
     own = own_first + local_m
-    inside = own < M
+    inside = own - first_own < count
     begin = split * run
     end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
 
@@ -182,41 +97,31 @@ def _similarity_lse_bwd_kernel(
             out_features = out_first + tl.arange(0, BLOCK_OUT)
             y = load_rows(y_ptr, other_first, local_n, out_features, K, D, BLOCK_OUT)  # [BN, BO]
         other_norm = tl.load(other_norm_ptr + other, mask=other < K, other=0.0)  # [BN]
-        coefficient = own_coefficient[:, None] * other_norm[None, :]  # [BM, BN]
+        t = raw * (own_coefficient[:, None] * other_norm[None, :])  # [BM, BN]
         if BY_OTHER:
             other_weight = tl.load(other_weight_ptr + other, mask=other < K, other=0.0) * gain
             if not BOUNDED:
                 other_exponent = tl.load(other_exponent_ptr + other, mask=other < K, other=0.0)
 
-        if BOUNDED:
-            e = tl.exp2(raw * coefficient)
-            if BY_OWN and BY_OTHER:
-                g = e * (own_weight[:, None] + other_weight[None, :])
-            elif BY_OWN:
-                g = e * own_weight[:, None]
-            else:
-                g = e * other_weight[None, :]
-        elif BY_OWN:
-            g = tl.exp2(tl.fma(raw, coefficient, -own_exponent[:, None])) * own_weight[:, None]
-            if BY_OTHER:
-                e = tl.exp2(tl.fma(raw, coefficient, -other_exponent[None, :]))
-                g = tl.fma(e, other_weight[None, :] + tl.zeros_like(e), g)
-        else:
-            e = tl.exp2(tl.fma(raw, coefficient, -other_exponent[None, :]))
-            g = e * other_weight[None, :]
-        g *= other_norm[None, :]  # [BM, BN]
-
         special = other_first + BLOCK_N > K
         if BY_OWN:
             if HAS_SELF:
-                special = special | crosses(own_first, other_first, self_offset, K, BLOCK_M, BLOCK_N)
+                special = special | crosses(
+                    own_first, other_first, self_offset, K, BLOCK_M, BLOCK_N
+                )
             if EXCLUDE_PAIR:
-                special = special | crosses(own_first, other_first, pair_offset, K, BLOCK_M, BLOCK_N)
+                special = special | crosses(
+                    own_first, other_first, pair_offset, K, BLOCK_M, BLOCK_N
+                )
         else:
             if HAS_SELF:
-                special = special | crosses(other_first, own_first, self_offset, M, BLOCK_N, BLOCK_M)
+                special = special | crosses(
+                    other_first, own_first, self_offset, M, BLOCK_N, BLOCK_M
+                )
             if EXCLUDE_PAIR:
-                special = special | crosses(other_first, own_first, pair_offset, M, BLOCK_N, BLOCK_M)
+                special = special | crosses(
+                    other_first, own_first, pair_offset, M, BLOCK_N, BLOCK_M
+                )
         if special:
             if BY_OWN:
                 allowed = allowed_entries(
@@ -228,46 +133,58 @@ def _similarity_lse_bwd_kernel(
                     other[None, :], own[:, None], K, M, self_offset, pair_offset,
                     HAS_SELF, EXCLUDE_PAIR,
                 )  # fmt: skip
-            g = tl.where(allowed, g, 0.0)
+            t = tl.where(allowed, t, float("-inf"))
+
+        if BOUNDED:
+            e = tl.exp2(t)  # [BM, BN]
+            if BY_OWN and BY_OTHER:
+                g = e * (own_weight[:, None] + other_weight[None, :])
+            elif BY_OWN:
+                g = e * own_weight[:, None]
+            else:
+                g = e * other_weight[None, :]
+        elif BY_OWN and BY_OTHER:
+            g = tl.exp2(t - own_exponent[:, None]) * own_weight[:, None]
+            g += tl.exp2(t - other_exponent[None, :]) * other_weight[None, :]
+        elif BY_OWN:
+            g = tl.exp2(t - own_exponent[:, None]) * own_weight[:, None]
+        else:
+            g = tl.exp2(t - other_exponent[None, :]) * other_weight[None, :]
+        g *= other_norm[None, :]  # [BM, BN]
         if d_scale_ptr is not None:
             d_scale += tl.sum(g * raw, 1)
-        d_x = dot(g.to(y.dtype), y, d_x, PRECISION, WIDEN)
+        d_x = dot(narrow(g, y.dtype, WIDEN), y, d_x, PRECISION, WIDEN)
 
-    d_x = d_x / gain
+    place = tl.cast(split, tl.int64) * count + (own - first_own)
     if d_scale_ptr is not None:
-        # Both p_ij and p_ji are in a symmetric G: each logit is met twice.
+        # A symmetric G holds both p_ij and p_ji: each logit is met twice.
         d_scale *= own_norm * (0.5 if BY_OWN and BY_OTHER else 1.0) / gain
         if out_first == 0:
-            tl.store(d_scale_ptr + tl.cast(split, tl.int64) * M + own, d_scale, mask=inside)
-
+            tl.store(d_scale_ptr + place, d_scale, mask=inside)
     out_features = out_first + tl.arange(0, BLOCK_OUT)
-    stored = inside[:, None] & (out_features < D)[None, :]
-    offsets = own.to(tl.int64)[:, None] * D + out_features[None, :]
-    if FUSED:
-        d_x = _finish_rows(
-            d_x, x_ptr, y_ptr, own_norm, other_norm_ptr, d_pair_ptr, d_scale_ptr, own, out_features,
-            scale, M, K, tl.num_programs(1), pair_offset,
-            D, BLOCK_OUT, BY_OWN, BY_OTHER, NORMALIZE, HAS_PAIR,
-        )  # fmt: skip
-        tl.store(d_x_ptr + offsets, d_x, mask=stored)
-    else:
-        tl.store(d_x_ptr + tl.cast(split, tl.int64) * M * D + offsets, d_x, mask=stored)
+    tl.store(
+        d_x_ptr + place[:, None] * D + out_features[None, :],
+        d_x / gain,
+        mask=inside[:, None] & (out_features < D)[None, :],
+    )
 
 
 @triton.jit
 def _similarity_lse_bwd_finish_kernel(
-    partial_ptr,  # [splits, M, D] f32
+    partial_ptr,  # [splits, count, D] f32
     x_ptr,  # [M, D]
     y_ptr,  # [K, D]
     own_norm_ptr,  # [M] f32
     other_norm_ptr,  # [K] f32
-    d_pair_ptr,  # [number of rows] f64, or None
+    d_pair_ptr,  # [M] f64 if BY_OWN, else [K]
     scale_ptr,  # [] or None
     d_x_ptr,  # [M, D]
-    d_scale_ptr,  # [splits + 1, M] f32, or None
+    d_scale_ptr,  # [splits + 1, count] f32, or None
     factor,
     M,
     K,
+    first_own,
+    count,
     splits,
     pair_offset,
     D: tl.constexpr,
@@ -277,20 +194,48 @@ def _similarity_lse_bwd_finish_kernel(
     BY_OTHER: tl.constexpr,
     NORMALIZE: tl.constexpr,
     HAS_PAIR: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """Join the splits, add the pairs, and go back through the normalisation."""
-    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = own < M
+    own = first_own + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = own - first_own < count
     own_norm = tl.load(own_norm_ptr + own, mask=inside, other=0.0)  # [ROWS]
     features = tl.arange(0, BLOCK_D)
     d_x = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for split in range(0, splits):
-        place = tl.cast(split, tl.int64) * M + own
+        place = tl.cast(split, tl.int64) * count + (own - first_own)
         d_x += gather_rows(partial_ptr, place, features, inside, D, BLOCK_D)
-    d_x = _finish_rows(
-        d_x, x_ptr, y_ptr, own_norm, other_norm_ptr, d_pair_ptr, d_scale_ptr, own, features,
-        base2_scale(scale_ptr, factor), M, K, splits, pair_offset,
-        D, BLOCK_D, BY_OWN, BY_OTHER, NORMALIZE, HAS_PAIR,
-    )  # fmt: skip
+    own_x = gather_rows(x_ptr, own, features, inside, D, BLOCK_D) * own_norm[:, None]
+    from_pairs = tl.zeros([ROWS], tl.float32)
+    if HAS_PAIR:
+        if BY_OWN:
+            partner = (own + pair_offset) % K
+            weight = tl.load(d_pair_ptr + own, mask=inside, other=0.0).to(tl.float32)
+            weight *= tl.load(other_norm_ptr + partner, mask=inside, other=0.0)
+            term = weight[:, None] * gather_rows(y_ptr, partner, features, inside, D, BLOCK_D)
+            from_pairs = tl.sum(term * own_x, 1)
+            d_x += term
+        if BY_OTHER:
+            # Columns repeat every M rows: all rows congruent to own − offset have own as pair.
+            begin = (own + M - pair_offset) % M
+            for turn in range(0, tl.cdiv(K, M)):
+                row = begin + turn * M
+                valid = inside & (row < K)
+                weight = tl.load(d_pair_ptr + row, mask=valid, other=0.0).to(tl.float32)
+                weight *= tl.load(other_norm_ptr + row, mask=valid, other=0.0)
+                d_x += weight[:, None] * gather_rows(y_ptr, row, features, valid, D, BLOCK_D)
+    if d_scale_ptr is not None:
+        tl.store(
+            d_scale_ptr + tl.cast(splits, tl.int64) * count + (own - first_own),
+            from_pairs,
+            mask=inside,
+        )
+    if NORMALIZE:
+        d_x -= own_x * tl.sum(own_x * d_x, 1)[:, None]
+    d_x *= (base2_scale(scale_ptr, factor) * LN2 * own_norm)[:, None]
     offsets = own.to(tl.int64)[:, None] * D + features[None, :]
-    tl.store(d_x_ptr + offsets, d_x, mask=inside[:, None] & (features < D)[None, :])
+    tl.store(
+        d_x_ptr + offsets,
+        narrow(d_x, d_x_ptr.dtype.element_ty, WIDEN),
+        mask=inside[:, None] & (features < D)[None, :],
+    )

@@ -19,22 +19,41 @@ LOWEST: tl.constexpr = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def _store_pairs(
-    pair_ptr,
-    raw,  # [BM, BN]
-    rows,  # [BM]
-    column_first,
-    columns,  # [BN]
+def _store_pair_products(
+    raw_pair_ptr,  # [M] f32
+    x_ptr,  # [M, D]
+    y_ptr,  # [K, D]
+    first,
     pair_offset,
     M,
     K,
-    BLOCK_N: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
-    """Keep the raw product of each row's pair, exactly as the negatives see theirs."""
-    partner = (rows + pair_offset) % K
-    raw = tl.sum(tl.where(partner[:, None] == columns[None, :], raw, 0.0), 1)  # [BM]
-    here = (rows < M) & (partner >= column_first) & (partner < column_first + BLOCK_N)
-    tl.store(pair_ptr + rows, raw, mask=here)
+    """The raw product of each row of a block with its pair, on the diagonal of one more tile.
+
+    It takes the same instructions as the negatives' products, so that it is rounded as they are:
+    at low temperature the loss is a small difference of large logits.
+    """
+    local = tl.arange(0, BLOCK)
+    rows = first + local
+    inside = (rows < M)[:, None]
+    partner = ((rows + pair_offset) % K).to(tl.int64)
+    raw = tl.zeros([BLOCK, BLOCK], tl.float32)
+    for d in tl.static_range(0, D, BLOCK_D):
+        features = d + tl.arange(0, BLOCK_D)
+        x = load_rows(x_ptr, first, local, features, M, D, BLOCK_D)  # [B, BD]
+        y = tl.load(
+            y_ptr + partner[:, None] * D + features[None, :],
+            mask=inside & (features < D)[None, :],
+            other=0.0,
+        )  # [B, BD]
+        raw = dot(x, y.T, raw, PRECISION, WIDEN)
+    product = tl.sum(tl.where(local[:, None] == local[None, :], raw, 0.0), 1)
+    tl.store(raw_pair_ptr + rows, product, mask=rows < M)
 
 
 @triton.jit(do_not_specialize=["first", "last"])
@@ -102,27 +121,17 @@ def _similarity_lse_fwd_triangle_kernel(
             )  # fmt: skip
         column_coefficient = tl.load(inverse_norm_ptr + columns, mask=columns < M, other=0.0)
         t = raw * (row_coefficient[:, None] * column_coefficient[None, :])  # [BM, BN]
-
         special = (row_first + BLOCK > M) | (column_first + BLOCK > M)
         if HAS_SELF:
             special = special | crosses(row_first, column_first, self_offset, M, BLOCK, BLOCK)
-        if HAS_PAIR:
+        if EXCLUDE_PAIR:
             special = special | crosses(row_first, column_first, pair_offset, M, BLOCK, BLOCK)
-            special = special | crosses(column_first, row_first, pair_offset, M, BLOCK, BLOCK)
         if special:
             allowed = allowed_entries(
                 rows[:, None], columns[None, :], M, M, self_offset, pair_offset,
                 HAS_SELF, EXCLUDE_PAIR,
             )  # fmt: skip
             t = tl.where(allowed, t, float("-inf"))
-            if HAS_PAIR:
-                _store_pairs(
-                    raw_pair_ptr, raw, rows, column_first, columns, pair_offset, M, M, BLOCK
-                )
-                if distance > 0:
-                    _store_pairs(
-                        raw_pair_ptr, raw.T, columns, row_first, rows, pair_offset, M, M, BLOCK
-                    )
         e = tl.exp2(t)  # [BM, BN]
         row_sums += tl.sum(e, 1)
         # The diagonal tile is whole: its column sums are its row sums.
@@ -133,6 +142,11 @@ def _similarity_lse_fwd_triangle_kernel(
             mask=(columns < M) & (distance > 0),
         )
     tl.store(row_sums_ptr + tl.cast(segment, tl.int64) * M + rows, row_sums, mask=rows < M)
+    if HAS_PAIR and begin == 0:
+        _store_pair_products(
+            raw_pair_ptr, x_ptr, x_ptr, row_first, pair_offset, M, M,
+            D, BLOCK, BLOCK_D, PRECISION, WIDEN,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -148,14 +162,14 @@ def _store_pair_logits(
     K,
     HAS_PAIR: tl.constexpr,
 ):
-    """The pair's logit in float64, from the coefficient that the tiles rounded to float32."""
+    """The pair's logit, rounded as the tiles round theirs, so that differences keep their digits."""
     inside = rows < M
     if HAS_PAIR:
         row_coefficient = scale * tl.load(row_norm_ptr + rows, mask=inside, other=0.0)
         partner = (rows + pair_offset) % K
         coefficient = row_coefficient * tl.load(column_norm_ptr + partner, mask=inside, other=0.0)
         raw = tl.load(raw_pair_ptr + rows, mask=inside, other=0.0)
-        logit = raw.to(tl.float64) * coefficient.to(tl.float64) * LN2
+        logit = (raw * coefficient).to(tl.float64) * LN2
     else:
         logit = tl.zeros_like(rows).to(tl.float64)
     tl.store(pair_ptr + rows, logit, mask=inside)
@@ -275,43 +289,35 @@ def _similarity_lse_fwd_kernel(
                 D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, WIDEN,
             )  # fmt: skip
         column_coefficient = tl.load(column_norm_ptr + columns, mask=columns < K, other=0.0)
-        coefficient = row_coefficient[:, None] * column_coefficient[None, :]  # [BM, BN]
-
+        t = raw * (row_coefficient[:, None] * column_coefficient[None, :])  # [BM, BN]
         special = column_first + BLOCK_N > K
         if HAS_SELF:
             special = special | crosses(row_first, column_first, self_offset, K, BLOCK_M, BLOCK_N)
-        if HAS_PAIR:
+        if EXCLUDE_PAIR:
             special = special | crosses(row_first, column_first, pair_offset, K, BLOCK_M, BLOCK_N)
-        if BOUNDED:
-            e = tl.exp2(raw * coefficient)  # [BM, BN]
-        else:
-            t = raw * coefficient  # [BM, BN]
-            if special:
-                allowed = allowed_entries(
-                    rows[:, None], columns[None, :], M, K, self_offset, pair_offset,
-                    HAS_SELF, EXCLUDE_PAIR,
-                )  # fmt: skip
-                t = tl.where(allowed, t, float("-inf"))
-            largest = tl.maximum(maxima, tl.max(t, 1))  # [BM]
-            # One rounding, of a small number: the logit itself is never rounded.
-            e = tl.exp2(tl.fma(raw, coefficient, -largest[:, None]))  # [BM, BN]
-            sums *= tl.exp2(maxima - largest)
-            maxima = largest
         if special:
             allowed = allowed_entries(
                 rows[:, None], columns[None, :], M, K, self_offset, pair_offset,
                 HAS_SELF, EXCLUDE_PAIR,
             )  # fmt: skip
-            e = tl.where(allowed, e, 0.0)
-            if HAS_PAIR:
-                _store_pairs(
-                    raw_pair_ptr, raw, rows, column_first, columns, pair_offset, M, K, BLOCK_N
-                )
+            t = tl.where(allowed, t, float("-inf"))
+        if BOUNDED:
+            e = tl.exp2(t)  # [BM, BN]
+        else:
+            largest = tl.maximum(maxima, tl.max(t, 1))  # [BM]
+            e = tl.exp2(t - largest[:, None])  # [BM, BN]
+            sums *= tl.exp2(maxima - largest)
+            maxima = largest
         sums += tl.sum(e, 1)
     place = tl.cast(segment, tl.int64) * M + rows
     tl.store(sums_ptr + place, sums, mask=rows < M)
     if not BOUNDED:
         tl.store(maxima_ptr + place, maxima, mask=rows < M)
+    if HAS_PAIR and begin == 0:
+        _store_pair_products(
+            raw_pair_ptr, x_ptr, y_ptr, row_first, pair_offset, M, K,
+            D, BLOCK_M, BLOCK_D, PRECISION, WIDEN,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["segments"])

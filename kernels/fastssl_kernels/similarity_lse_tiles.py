@@ -41,6 +41,16 @@ def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def narrow(x, dtype: tl.constexpr, WIDEN: tl.constexpr):
+    """``x`` rounded to nearest in ``dtype``. WIDEN: the interpreter cuts bfloat16 off instead."""
+    if WIDEN:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+@triton.jit
 def products_by_chunks(
     x_ptr,
     x_first,
@@ -79,7 +89,8 @@ def base2_scale(scale_ptr, factor):
 @triton.jit
 def crosses(row_first, column_first, offset, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Whether a tile holds an entry with column = (row + offset) mod K."""
-    ahead = (column_first + K - (row_first + offset) % K) % K
+    ahead = column_first - (row_first + offset) % K
+    ahead = tl.where(ahead < 0, ahead + K, ahead)
     return (ahead < BLOCK_M) | (ahead > K - BLOCK_N)
 
 
