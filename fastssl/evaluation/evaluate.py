@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastssl.evaluation.features import extract_features, raw_pixels
 from fastssl.evaluation.few_labels import few_label_accuracy
 from fastssl.evaluation.knn import knn_accuracy
-from fastssl.evaluation.linear import INVERSE_PENALTY, linear_accuracy, prepare
+from fastssl.evaluation.linear import INVERSE_PENALTY, linear_accuracy
 
 COLUMNS = ("trained", "untrained", "raw pixels")
 KNN_NEIGHBOURS = 20
@@ -40,7 +40,7 @@ def evaluate_encoder(
 
     Labels are drawn from the training split only; test labels serve for the accuracies alone.
     The three kinds of features meet the same probes on the same draws: weighted kNN by cosine, and
-    logistic regression on rows centred by their training mean and scaled to unit length.
+    logistic regression on rows of unit length.
 
     Args:
         encoder: the trained encoder, on ``device``; maps float [B, C, H', W'] to [B, D].
@@ -80,11 +80,11 @@ def evaluate_encoder(
     left_out = [k for k in labels_per_class if k > smallest]
 
     start = time.perf_counter()
-    total = 2 * (len(train_images) + len(test_images))
-    with _Bar("features", total, progress) as advance:
-
-        def through(module: nn.Module) -> tuple[Tensor, Tensor]:
-            train, test = (
+    splits = (train_images, test_images)
+    with _Bar("features", 2 * (len(train_images) + len(test_images)), progress) as advance:
+        features = {"raw pixels": [raw_pixels(images) for images in splits]}
+        for name, module in (("trained", encoder), ("untrained", untrained)):
+            features[name] = [
                 extract_features(
                     module,
                     images,
@@ -93,52 +93,18 @@ def evaluate_encoder(
                     device=device,
                     advance=advance,
                 )
-                for images in (train_images, test_images)
-            )
-            return train, test
-
-        features = {
-            "trained": through(encoder),
-            "untrained": through(untrained),
-            "raw pixels": (raw_pixels(train_images), raw_pixels(test_images)),
-        }
+                for images in splits
+            ]
 
     results: dict[str, dict[str, dict[str, float]]] = {}
-    # Two single fits a column (kNN, all labels), and the draws.
-    with _Bar("probes", len(features) * (len(settings) * draws + 2), progress) as advance:
-        for column, plain in features.items():
-            train, test = prepare(*plain)
-
-            def record(row: str, mean: float, std: float = 0.0, *, column: str = column) -> None:
+    fits = len(settings) * draws + 1
+    with _Bar("probes", len(COLUMNS) * fits, progress) as advance:
+        for column in COLUMNS:
+            rows = _probe(
+                features[column], train_labels, test_labels, settings, draws, seed, advance
+            )
+            for row, mean, std in rows:
                 results.setdefault(row, {})[column] = {"mean": mean, "std": std}
-
-            accuracy = knn_accuracy(
-                plain[0],
-                train_labels,
-                plain[1],
-                test_labels,
-                k=KNN_NEIGHBOURS,
-                temperature=KNN_TEMPERATURE,
-            )
-            record("kNN", accuracy)
-            advance(1)
-            for k in settings:
-                mean, std = few_label_accuracy(
-                    train,
-                    train_labels,
-                    test,
-                    test_labels,
-                    per_class=k,
-                    draws=draws,
-                    seed=seed,
-                    advance=advance,
-                )
-                record(f"{k} label{'s' if k > 1 else ''} a class", mean, std)
-            record(
-                "linear probe, all labels",
-                linear_accuracy(train, train_labels, test, test_labels),
-            )
-            advance(1)
     return {
         "results": results,
         "setup": {
@@ -150,11 +116,31 @@ def evaluate_encoder(
             "knn neighbours": KNN_NEIGHBOURS,
             "knn temperature": KNN_TEMPERATURE,
             "logistic regression C": INVERSE_PENALTY,
-            "feature dimensions": {name: part[0].shape[1] for name, part in features.items()},
+            "feature dimensions": {name: features[name][0].shape[1] for name in COLUMNS},
             "left_out": left_out,
             "seconds": round(time.perf_counter() - start, 1),
         },
     }
+
+
+def _probe(
+    features: Sequence[Tensor],
+    train_labels: Tensor,
+    test_labels: Tensor,
+    settings: Sequence[int],
+    draws: int,
+    seed: int,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[str, float, float]]:
+    """Row, mean and standard deviation of every judgement of one kind of features."""
+    train, test = features
+    split = (train, train_labels, test, test_labels)
+    yield "kNN", knn_accuracy(*split, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE), 0.0
+    for k in settings:
+        row = f"{k} label{'s' if k > 1 else ''} a class"
+        yield row, *few_label_accuracy(*split, per_class=k, draws=draws, seed=seed, advance=advance)
+    yield "linear probe, all labels", linear_accuracy(*split), 0.0
+    advance(1)
 
 
 def _check_labels(split: str, images: Tensor, labels: Tensor) -> None:

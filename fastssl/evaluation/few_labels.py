@@ -50,9 +50,9 @@ def few_label_accuracy(
     """Logistic regression on ``per_class`` labels a class, over several draws of them.
 
     Args:
-        features: floating [N, D], prepared (see `fastssl.evaluation.linear.prepare`).
+        features: floating [N, D].
         labels: int64 [N]; the draws come from these alone.
-        test_features: floating [Q, D], prepared alike.
+        test_features: floating [Q, D].
         test_labels: int64 [Q], used for the accuracy only.
         per_class: labels a class.
         draws: how many draws; draw i uses seed + i, so every kind of features sees the same rows.

@@ -1,6 +1,6 @@
 """Encoders and heads."""
 
-from fastssl.nn.encoders import ENCODERS, SmallCNN, build_encoder, feature_width
+from fastssl.nn.encoders import ENCODERS, SmallCNN, SmallResNet, build_encoder, feature_width
 from fastssl.nn.heads import HEADS, projection_head
 from fastssl.nn.resnet import ResNet, resnet18, resnet50
 
@@ -9,6 +9,7 @@ __all__ = [
     "HEADS",
     "ResNet",
     "SmallCNN",
+    "SmallResNet",
     "build_encoder",
     "feature_width",
     "projection_head",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.errors import UserError, choose
-from fastssl.nn.resnet import resnet18, resnet50
+from fastssl.nn.resnet import basic, conv, resnet18, resnet50
 
 
 class SmallCNN(nn.Module):
@@ -38,8 +38,41 @@ class SmallCNN(nn.Module):
         return self.layers(x).mean(dim=(2, 3))
 
 
+class SmallResNet(nn.Module):
+    """Two residual blocks for strokes on 12 to 32 pixels, F = 2·width; the default for digits.
+
+    A 4×4 convolution of stride 2 reads the strokes, a 3×3 one of stride 2 stands between the
+    blocks, and the maximum over places asks where each feature is strongest: on digits it served
+    better than the mean (bench/results/digits_recipe.md).
+
+    Args:
+        in_channels: C.
+        width: channels of the first half; the second has twice as many.
+
+    Shape:
+        [B, C, H, W] to [B, 2·width].
+    """
+
+    def __init__(self, in_channels: int = 1, width: int = 24) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, width, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            basic(width, width, 1),
+            conv(width, 2 * width, 3, 2),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            basic(2 * width, 2 * width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).amax(dim=(2, 3))
+
+
 ENCODERS: dict[str, Callable[[int], nn.Module]] = {  # name: from in_channels to a module
     "small-cnn": lambda channels: SmallCNN(channels),
+    "small-resnet": lambda channels: SmallResNet(channels),
     "resnet18": lambda channels: resnet18("imagenet", channels),
     "resnet18-cifar": lambda channels: resnet18("cifar", channels),
     "resnet50": lambda channels: resnet50("imagenet", channels),
@@ -110,6 +143,8 @@ def _package(package: str, wanted_for: str) -> ModuleType:
         return import_module(package)
     except ImportError as error:
         raise UserError(f"{wanted_for} needs {package}: pip install {package}") from error
+    except RuntimeError as error:  # as torchvision raises, built for another torch
+        raise UserError(f"{wanted_for}: {package} is there but broken: {error}") from error
 
 
 def _without_classifier(model: nn.Module) -> nn.Module:
