@@ -5,7 +5,6 @@ import triton.language as tl
 
 from fastssl_kernels.similarity_lse_tiles import (
     LN2,
-    LOG2E,
     allowed_entries,
     base2_scale,
     crosses,
@@ -43,7 +42,7 @@ def _store_pair_products(
     inside = (rows < M)[:, None]
     partner = ((rows + pair_offset) % K).to(tl.int64)
     raw = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for d in tl.static_range(0, D, BLOCK_D):
+    for d in range(0, D, BLOCK_D):
         features = d + tl.arange(0, BLOCK_D)
         x = load_rows(x_ptr, first, local, features, M, D, BLOCK_D)  # [B, BD]
         y = tl.load(
@@ -162,7 +161,7 @@ def _store_pair_logits(
     K,
     HAS_PAIR: tl.constexpr,
 ):
-    """The pair's logit, rounded as the tiles round theirs, so that differences keep their digits."""
+    """The pair's logit, rounded as the tiles round theirs: differences keep their digits."""
     inside = rows < M
     if HAS_PAIR:
         row_coefficient = scale * tl.load(row_norm_ptr + rows, mask=inside, other=0.0)
