@@ -124,7 +124,9 @@ class Recipe:
             field = (2 * nodes - 1) * self.bend
             field = F.interpolate(field, x.shape[2:], mode="bicubic", align_corners=True)
             grid = grid + field.permute(0, 2, 3, 1)
-        return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+        inside = self.scale[1] <= 1 and not (self.shift or self.rotate or self.shear or self.bend)
+        beyond = "border" if inside else "zeros"  # a crop's own edge, or the black around a digit
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
     def _jitter(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
         """Brightness, contrast, saturation and hue, in this order."""
@@ -211,7 +213,19 @@ def _pixelwise(x: Tensor) -> Tensor:
 
 RECIPES = {
     "digits": Recipe(  # grey strokes on black: no flips, the shape is the class
-        scale=(0.7, 1.4), ratio=(0.8, 1.25), shift=0.1, rotate=15, shear=15, mean=0.3, std=0.35
+        scale=(0.7, 1.4),
+        ratio=(0.8, 1.25),
+        shift=0.1,
+        rotate=15,
+        shear=15,
+        bend=0.25,
+        gamma=0.7,
+        soften=0.8,
+        noise=0.15,
+        erase=1.0,
+        erase_side=(0.0, 0.4),
+        mean=0.3,
+        std=0.35,
     ),
     "small": Recipe(  # SimCLR on CIFAR-10: no blur, jitter of half the strength
         scale=(0.08, 1.0),

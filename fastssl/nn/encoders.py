@@ -72,11 +72,11 @@ class SmallResNet(nn.Module):
 
 ENCODERS: dict[str, Callable[[int], nn.Module]] = {  # name: from in_channels to a module
     "small-cnn": lambda channels: SmallCNN(channels),
-    "small-resnet": lambda channels: SmallResNet(channels),
     "resnet18": lambda channels: resnet18("imagenet", channels),
     "resnet18-cifar": lambda channels: resnet18("cifar", channels),
     "resnet50": lambda channels: resnet50("imagenet", channels),
     "resnet50-cifar": lambda channels: resnet50("cifar", channels),
+    "small-resnet": lambda channels: SmallResNet(channels),
 }
 
 

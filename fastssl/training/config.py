@@ -27,28 +27,28 @@ class TrainConfig(BaseModel):
     views: str | None = None
     """recipe of the random views: digits | small | photo; none: what suits the data"""
 
-    encoder: str = "small-cnn"
-    """small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar | timm:NAME |
-    torchvision:NAME"""
+    encoder: str = "small-resnet"
+    """small-resnet | small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar |
+    timm:NAME | torchvision:NAME"""
     head: str = "v1"
     """projection head as in SimCLR v1 (2 layers) or v2 (3 layers)"""
-    head_hidden: int = Field(2048, gt=0)
-    """width inside the head"""
-    head_out: int = Field(128, gt=0)
+    head_hidden: int = Field(256, gt=0)
+    """width inside the head; 2048 in SimCLR, on ImageNet"""
+    head_out: int = Field(64, gt=0)
     """width of the embeddings the loss compares"""
-    temperature: float = Field(0.5, gt=0)
+    temperature: float = Field(0.2, gt=0)
     """of the loss"""
 
-    epochs: int = Field(200, gt=0)
+    epochs: int = Field(400, gt=0)
     """passes over the training images"""
     batch_size: int = Field(1024, gt=1)
     """images a step, over all ranks: the loss compares all of a rank's"""
-    chunk_size: int | None = Field(None, gt=0)
+    chunk_size: int | None = Field(256, gt=0)
     """images embedded at a time, for the exact gradient of a large batch in little memory;
     none: the whole batch"""
     optimizer: str = "adamw"
     """sgd | adamw"""
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(3e-3, gt=0)
     """peak learning rate, before its scaling"""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """by the batch size B: linear, lr·B/256; sqrt, lr·√B"""
@@ -63,7 +63,7 @@ class TrainConfig(BaseModel):
     """auto | cpu | cuda | cuda:1 …; auto: a GPU where there is one"""
     autocast: Literal["none", "bf16", "fp16"] = "none"
     """precision of the encoder's arithmetic"""
-    channels_last: bool = False
+    channels_last: bool = True
     """memory format of images and filters"""
     compile: bool = False
     """torch.compile the encoder"""
