@@ -20,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
         prog="fastssl bench",
         description="Time ops and losses beside their peers: every answer checked against "
         "float64 first, then all providers interleaved in one process.",
-        epilog="Without sizes: the standard suite, into bench/results/NAME-DEVICE.json, from "
-        "which the README's tables are made. With --rows or --smoke: bench/results/local/.",
+        epilog="As it is: the standard suite, into bench/results/NAME-DEVICE.json, from which "
+        "the README's tables are made. With other sizes, dtypes or peers: bench/results/local/.",
     )
     words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(runner.names()))
     words.add_argument("--rows", type=int, nargs="+", metavar="M", help="sizes; M = 2N for views")
@@ -119,7 +119,11 @@ def run_one(bench: Benchmark, providers: list[str], options: argparse.Namespace)
         patience=options.patience,
         memory_cases=cases(memory_rows),
     )
-    whole = standard and not options.memory and options.peers is None
+    usual = parser().parse_args([])
+    whole = standard and all(
+        getattr(options, key) == getattr(usual, key)
+        for key in ("peers", "dim", "dtype", "temperature", "memory", "no_memory")
+    )
     folder = runner.RESULTS if whole else runner.RESULTS / "local"
     path = options.out or folder / f"{bench.name}-{options.device}.json"
     runner.save(results, path)

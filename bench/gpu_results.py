@@ -28,7 +28,7 @@ def collect(
             where = item.get("bench", item["kind"])
             size = f" M={item['rows']} {item['dtype']}" if "rows" in item else ""
             problems.setdefault(where, []).append(f"{where}{size}: {answer['error']}")
-            bad = bad or (item["kind"] == "case" and "not started" not in answer["error"])
+            bad = bad or (item["kind"] == "case" and "time was out" not in answer["error"])
         elif item["kind"] == "machine":
             machine = found
         elif item["kind"] == "ceilings":
