@@ -35,8 +35,8 @@ def chunked_backward(
     Args:
         embed: a module from the inputs' rows to one embedding tensor for each, or a tuple of
             tensors, row i of each from row i of the inputs. It may be wrapped in
-            DistributedDataParallel (gradients are then reduced with the last chunk), compiled, and
-            use autocast inside.
+            DistributedDataParallel (gradients are then reduced with the last chunk, and every rank
+            must have equally many), compiled, and use autocast inside.
         loss: from all embedding tensors to a scalar. Its own parameters, if it has any, get their
             gradient too, in step 2.
         inputs: tensors of N rows each.
@@ -65,11 +65,13 @@ def chunked_backward(
     buffers = _Buffers(embed)
     states = []
     parts = []
-    with torch.no_grad(), _no_sync(embed):
+    alone = embed.module if isinstance(embed, DistributedDataParallel) else embed
+    with torch.no_grad():
         for chunk in chunks:
             states.append(_random_states(chunk[0].device))
-            parts.append(_as_tuple(embed(*chunk)))
+            parts.append(_as_tuple(alone(*chunk)))
             buffers.collect(share=len(chunk[0]) / len(inputs[0]))
+    torch.clear_autocast_cache()  # an autocast around this call keeps weights cast without a graph
 
     embeddings = [torch.cat(z).requires_grad_() for z in zip(*parts, strict=True)]
     value = loss(*embeddings)

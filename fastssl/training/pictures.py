@@ -104,10 +104,9 @@ def neighbours(features: Tensor, images: Tensor, queries: int = 8, count: int = 
     similarity = x[chosen] @ x.T
     similarity[torch.arange(len(chosen)), chosen] = 2  # the image itself stands first
     nearest = similarity.topk(min(count + 1, len(x))).indices
-    return image_grid(
-        [images[row].float() / 255 for row in nearest],
-        ["image → nearest"] + [""] * (len(chosen) - 1),
-    )
+    figure = image_grid([images[row].float() / 255 for row in nearest], [""] * len(chosen))
+    figure.suptitle("an image, then those whose features are nearest")
+    return figure
 
 
 def some_images(images: Images) -> tuple[Tensor, Tensor | None]:

@@ -31,6 +31,8 @@ class Ranks:
 def ranks(device: str) -> Iterator[Ranks]:
     """Join the other processes under torchrun (NCCL on GPUs, else gloo); alone otherwise.
 
+    A process group that is there already is used, and left.
+
     Args:
         device: "auto" or a torch device; under torchrun each process takes its own GPU.
 
@@ -45,11 +47,14 @@ def ranks(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    joined = dist.is_initialized()
+    if not joined:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world_size, chosen)
     finally:
-        dist.destroy_process_group()
+        if not joined:
+            dist.destroy_process_group()
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:

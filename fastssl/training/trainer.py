@@ -94,8 +94,7 @@ class Trainer:
             method.encoder.compile()
         self.embed: nn.Module = Embed(method, ranks.device.type, DTYPES.get(config.autocast))
         if ranks.world_size > 1:
-            # Batch statistics stay each rank's own; the first rank's are the ones saved.
-            self.embed = DistributedDataParallel(self.embed, broadcast_buffers=False)
+            self.embed = DistributedDataParallel(self.embed)
 
     def steps(self) -> Iterator[StepResult]:
         """Train from the present step to the last, giving a result after each.
@@ -117,11 +116,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state another trainer of the same settings had."""
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        """Take up the state another trainer of the same settings had.
+
+        Raises:
+            UserError: it is of another model or optimiser.
+        """
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step = state["step"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"the checkpoint is not of this model: {reason}") from error
 
     def _load(self, step: int) -> tuple[Tensor, Tensor]:
         """Indices [B] and uint8 images [B, C, H, W] of this rank's part of a step's batch."""

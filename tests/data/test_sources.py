@@ -1,0 +1,256 @@
+"""Every kind of data, from small files written here; every broken file named."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastssl.cli import main
+from fastssl.data import load_data
+from fastssl.errors import UserError
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def everything(images):
+    return images[torch.arange(len(images))]
+
+
+# digits
+
+
+def test_digits_are_split_for_good():
+    data = load_data("digits")
+    assert data.train.shape == (1, 16, 16)
+    assert len(data.train) + len(data.test) == 1797
+    assert len(data.test) == pytest.approx(0.2 * 1797, abs=5)
+    assert data.train.labels.bincount().min() > 130
+    train = {image.numpy().tobytes() for image in everything(data.train)}
+    test = {image.numpy().tobytes() for image in everything(data.test)}
+    assert not train & test
+    assert (data.test.labels[:8].tolist(), int(data.test.labels.sum())) == RECORDED_TEST_LABELS
+    assert everything(data.train).dtype == torch.uint8
+    assert everything(data.train).max() == 255
+
+
+RECORDED_TEST_LABELS = ([1, 2, 6, 0, 3, 6, 2, 5], 1613)
+
+
+def test_digits_of_another_size():
+    small = load_data("digits", image_size=8).train
+    assert small.shape == (1, 8, 8)
+    assert len(everything(small).unique()) == 17  # the levels as they are
+
+
+# MNIST
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = header + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture(params=["-idx{}-ubyte", "-idx{}-ubyte.gz", ".idx{}-ubyte"])
+def mnist(tmp_path, request):
+    for prefix, n in (("train", 30), ("t10k", 10)):
+        write_idx(tmp_path / f"{prefix}-images{request.param.format(3)}", noise(n, 28, 28))
+        write_idx(tmp_path / f"{prefix}-labels{request.param.format(1)}", noise(n) % 10)
+    return tmp_path
+
+
+def test_mnist(mnist):
+    data = load_data(f"mnist:{mnist}")
+    assert (len(data.train), len(data.test), data.train.shape) == (30, 10, (1, 28, 28))
+    assert np.array_equal(everything(data.train)[:, 0].numpy(), noise(30, 28, 28))
+    assert np.array_equal(data.test.labels.numpy(), noise(10) % 10)
+    assert load_data(f"mnist:{mnist}", image_size=14).train.shape == (1, 14, 14)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not an IDX file"),
+        (b"\x00\x00\x08\x01" + b"\x00" * 20, "not an IDX file of bytes in 3 dimensions"),
+        (b"\x00\x00\x0d\x03" + b"\x00" * 20, "not an IDX file"),
+        (b"\x00\x00\x08\x03" + struct.pack(">3I", 2, 3, 4) + b"\x00" * 23, "broken: 39 bytes"),
+    ],
+)
+def test_a_broken_idx_file_is_named(tmp_path, content, says):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(UserError, match=f"train-images-idx3-ubyte: {says}"):
+        load_data(f"mnist:{tmp_path}")
+
+
+def test_broken_gzip_missing_files_and_unequal_lengths(tmp_path):
+    with pytest.raises(UserError, match=r"there is no train-images-idx3-ubyte, plain or \.gz"):
+        load_data(f"mnist:{tmp_path}")
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    write_idx(path, noise(30, 28, 28))
+    whole = path.read_bytes()
+    for broken in (whole[:100], b"no gzip at all", whole[:50] + b"xxxx" + whole[54:]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: cannot be read"):
+            load_data(f"mnist:{tmp_path}")
+    path.write_bytes(whole)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", noise(29))
+    with pytest.raises(UserError, match="30 train images but 29 labels"):
+        load_data(f"mnist:{tmp_path}")
+
+
+# CIFAR-10
+
+
+@pytest.mark.parametrize("inside", ["", "cifar-10-batches-bin"])
+def test_cifar10(tmp_path, inside):
+    folder = tmp_path / inside
+    folder.mkdir(exist_ok=True)
+    rows = noise(12, 3073)
+    rows[:, 0] %= 10
+    rows[:8].tofile(folder / "data_batch_1.bin")
+    rows[8:10].tofile(folder / "data_batch_2.bin")
+    rows[10:].tofile(folder / "test_batch.bin")
+    data = load_data(f"cifar10:{tmp_path}")
+    assert (len(data.train), len(data.test), data.train.shape) == (10, 2, (3, 32, 32))
+    assert data.train.labels.tolist() == rows[:10, 0].tolist()
+    red = everything(data.train)[9, 0]
+    assert np.array_equal(red.numpy().ravel(), rows[9, 1:1025])
+
+
+def test_broken_cifar10_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no data_batch_\*\.bin"):
+        load_data(f"cifar10:{tmp_path}")
+    noise(3072).tofile(tmp_path / "data_batch_1.bin")
+    with pytest.raises(UserError, match=r"data_batch_1\.bin: broken: 3072 bytes"):
+        load_data(f"cifar10:{tmp_path}")
+
+
+# folders
+
+
+def write_images(folder, n, colour=(255, 0, 0), size=(40, 30)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.new("RGB", size, colour).save(folder / f"{i:02}.png")
+
+
+def test_a_folder_of_classes(tmp_path):
+    write_images(tmp_path / "cat", 10, (255, 0, 0))
+    write_images(tmp_path / "dog", 5, (0, 0, 255))
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
+    data = load_data(f"folder:{tmp_path}", image_size=24)
+    assert (len(data.train), len(data.test)) == (12, 3)
+    assert data.train.shape == (3, 24, 24)
+    assert data.train.labels.bincount().tolist() == [8, 4]
+    for label, pixels in zip(data.train.labels, everything(data.train), strict=True):
+        assert (pixels[0 if label == 0 else 2] == 255).all()
+    assert data.recipe == "small"
+    assert load_data(f"folder:{tmp_path}").train.shape == (3, 224, 224)
+
+
+def test_a_folder_with_its_own_split(tmp_path):
+    for part, n in (("train", 4), ("val", 2)):
+        for label in ("a", "b"):
+            write_images(tmp_path / part / label, n)
+    data = load_data(f"folder:{tmp_path}", image_size=16)
+    assert (len(data.train), len(data.test)) == (8, 4)
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_folder_without_labels(tmp_path):
+    write_images(tmp_path, 6)
+    data = load_data(f"folder:{tmp_path}", image_size=16)
+    assert len(data.train) == 6
+    assert data.test is None
+    assert data.train.labels is None
+
+
+def test_modes_sizes_and_the_centre(tmp_path):
+    image = np.zeros((20, 60), np.uint8)
+    image[:, 20:40] = 200
+    Image.fromarray(image).save(tmp_path / "0.png")
+    Image.fromarray(image).convert("RGBA").save(tmp_path / "1.png")
+    Image.new("P", (8, 9)).save(tmp_path / "2.gif")
+    Image.new("CMYK", (100, 9)).save(tmp_path / "3.jpg")
+    images = everything(load_data(f"folder:{tmp_path}", image_size=20).train)
+    assert images.shape == (4, 3, 20, 20)
+    assert (images[:2] == 200).all()
+
+
+def test_a_corrupt_image_is_named(tmp_path, capsys):
+    write_images(tmp_path, 5)
+    whole = (tmp_path / "03.png").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"nothing like an image", b""):
+        (tmp_path / "03.png").write_bytes(broken)
+        with pytest.raises(UserError, match=r"03\.png: not a readable image"):
+            everything(load_data(f"folder:{tmp_path}", image_size=16).train)
+        run = tmp_path / "run"
+        options = f"train --data folder:{tmp_path} --image-size 16 --batch-size 5 --run-dir {run}"
+        assert main(options.split()) == 2
+        error = capsys.readouterr().err
+        assert "03.png: not a readable image" in error
+        assert "Traceback" not in error
+        for path in sorted(run.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(UserError, match="there are no images in it"):
+        load_data(f"folder:{tmp_path}")
+
+
+# Hugging Face
+
+
+def test_hugging_face_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="hf:any needs datasets: pip install datasets"):
+        load_data("hf:any")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="no datasets")
+@pytest.mark.parametrize("split", [False, True])
+def test_hugging_face(tmp_path, split):
+    import datasets
+
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b"])}
+    )
+
+    def part(n):
+        rows = {
+            "picture": [Image.fromarray(pixels) for pixels in noise(n, 10, 12, 3)],
+            "kind": [i % 2 for i in range(n)],
+        }
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    whole = datasets.DatasetDict({"train": part(20), "test": part(4)}) if split else part(20)
+    whole.save_to_disk(str(tmp_path / "set"))
+    data = load_data(f"hf:{tmp_path / 'set'}", image_size=16)
+    assert (len(data.train), len(data.test)) == ((20, 4) if split else (16, 4))
+    assert everything(data.train).shape == (len(data.train), 3, 16, 16)
+    assert set(data.train.labels.tolist()) == {0, 1}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="no datasets")
+def test_hugging_face_of_images_in_folders(tmp_path):
+    for part, n in (("train", 4), ("test", 2)):
+        for label in ("a", "b"):
+            write_images(tmp_path / part / label, n)
+    data = load_data(f"hf:{tmp_path}", image_size=16)
+    assert (len(data.train), len(data.test)) == (8, 4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="no datasets")
+def test_hugging_face_of_nothing(tmp_path):
+    with pytest.raises(UserError, match="hf:"):
+        load_data(f"hf:{tmp_path}")
