@@ -75,6 +75,6 @@ BENCH = Benchmark(
     providers=peers.NT_XENT,
     flops=flops,
     rows=(128, 256, 512, 1024, 2048, 4096, 8192),
-    memory_rows=(2048, 8192, 32768),
+    memory_rows=(512, 2048, 8192, 32768, 131072),
     goals=CPU_GOALS + CUDA_GOALS,
 )

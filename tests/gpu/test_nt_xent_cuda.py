@@ -31,6 +31,7 @@ CASES = [
     (150, 1024, 0.1),
     (4096, 128, 0.1),
 ]
+HALVES = {(5, 17), (257, 128), (150, 1024), (4096, 128)}
 
 
 def views(n: int, d: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
@@ -91,6 +92,8 @@ def inverse_norm(z0: Tensor, z1: Tensor) -> float:
 @LEARNED
 @pytest.mark.parametrize(("n", "d", "temperature"), CASES)
 def test_right(n, d, temperature, learned, dtype, device, fits):
+    if dtype == torch.float16 and (n, d) not in HALVES:
+        pytest.skip("float16 is tried at a few shapes: each is another kernel to compile")
     fits(2 * n, 2 * n, d)
     assert_right(*views(n, d, dtype, device), temperature, learned)
 
