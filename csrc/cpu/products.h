@@ -18,8 +18,8 @@ FASTSSL_INLINE void pack_panel(const float* rows, int64_t ld, int64_t d, float* 
     }
 }
 
-// out [MR, NR] = a [MR rows, lda] · panel over `depth` features, or += it. Kept out of line: inlined,
-// the caller's constants take the registers that the sums need.
+// out [MR, NR] = a [MR rows, lda] · panel over `depth` features, or += it. Kept out of line:
+// inlined, the caller's constants take the registers that the sums need.
 template <bool ADD>
 static __attribute__((noinline)) void multiply_panel(const float* a, int64_t lda,
                                                      const float* panel, int64_t depth, float* out,
@@ -41,6 +41,18 @@ static __attribute__((noinline)) void multiply_panel(const float* a, int64_t lda
       store(p, ADD ? load(p) + acc[r][v] : acc[r][v]);
     }
 }
+
+// out [MR, NR] = a · panel over all d features, in sums of at most `cut`: a product near the norm,
+// summed in one go, loses digits that a large scale would miss.
+FASTSSL_INLINE void multiply(const float* a, int64_t lda, const float* panel, int64_t d, int64_t cut,
+                             float* out, int64_t ldo) {
+  multiply_panel<false>(a, lda, panel, lower(cut, d), out, ldo);
+  for (int64_t k = cut; k < d; k += cut)
+    multiply_panel<true>(a + k, lda, panel + k * NR, lower(cut, d - k), out, ldo);
+}
+
+constexpr int64_t kCut = 64;      // where the scale is moderate
+constexpr int64_t kFineCut = 32;  // where it may be anything
 
 // c [rows ≤ MC, N·W columns] += Σ_k g(r, k) · b[k, N·W columns]
 template <int N>

@@ -62,8 +62,8 @@ struct Backward {
       const vf scale = splat(p.scale2);
       for (int64_t c = 0; c < columns; c += NR)
         for (int64_t r = 0; r < rows; r += MR) {
-          multiply_panel<false>(x + r * p.ld, p.ld, panels + c / NR * panel_stride(), p.d,
-                                weights + r * ld + c, ld);
+          multiply(x + r * p.ld, p.ld, panels + c / NR * panel_stride(), p.d, kCut,
+                   weights + r * ld + c, ld);
           for (int i = 0; i < MR; ++i)
             for (int v = 0; v < NV; ++v) {
               float* s = weights + (r + i) * ld + c + v * W;
@@ -73,7 +73,7 @@ struct Backward {
             }
         }
     } else {
-      Forward::products_to(p, t, block, panels, panel_stride(), weights, ld);
+      Forward::products_to(p, t, block, panels, panel_stride(), kFineCut, weights, ld);
       any_range(t, rows, columns, weights, ld);
     }
     if (excluded.any(rows))
@@ -116,7 +116,7 @@ struct Backward {
     float* d = g.d_x + i * g.ldg;
     const float* x = p.x.data + i * p.ld;
     double share = unit * dot(x, d) * (p.symmetric ? 0.5 : 1);
-    multiply(d, float(g.scale * unit));
+    scale_row(d, float(g.scale * unit));
     if (p.pair >= 0) {
       const float* y = p.y.data + (i + p.pair) % p.y.count * p.ld;
       share += g.d_pair[i] * dot(x, y);
@@ -132,7 +132,7 @@ struct Backward {
 
   void finish_column(int64_t j) {
     float* d = g.d_y + j * g.ldg;
-    multiply(d, float(g.scale * unit));
+    scale_row(d, float(g.scale * unit));
     if (p.pair >= 0)
       for (int64_t i = (j + p.y.count - p.pair) % p.y.count; i < p.x.count; i += p.y.count)
         add(d, float(g.scale * g.d_pair[i]), p.x.data + i * p.ld);
@@ -144,7 +144,7 @@ struct Backward {
     for (int64_t k = 0; k < p.d; k += W) total += load(a + k) * load(b + k);
     return sum(total);
   }
-  void multiply(float* a, float by) const {
+  void scale_row(float* a, float by) const {
     for (int64_t k = 0; k < p.d; k += W) store(a + k, load(a + k) * by);
   }
   void add(float* a, float by, const float* b) const {
@@ -154,7 +154,7 @@ struct Backward {
   void project(float* d, const float* x, float inv_norm) const {
     if (!p.normalized) return;
     add(d, float(-dot(x, d)), x);
-    multiply(d, inv_norm);
+    scale_row(d, inv_norm);
   }
 };
 

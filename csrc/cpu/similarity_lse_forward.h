@@ -171,7 +171,7 @@ struct Forward {
       const float* panel = panels + (t.column * block + c) / NR * panel_stride;
       vf column_sum[NV] = {};
       for (int64_t r = 0; r < rows; r += MR) {
-        multiply_panel<false>(a + r * p.ld, p.ld, panel, p.d, products, NR);
+        multiply(a + r * p.ld, p.ld, panel, p.d, kCut, products, NR);
         for (int i = 0; i < MR; ++i) {
           vf e[NV];
           for (int v = 0; v < NV; ++v) e[v] = exp2(load(products + i * NR + v * W) * scale);
@@ -207,7 +207,7 @@ struct Forward {
   // Any range: the tile's products to scratch, then each row (and column) about its own maximum.
   void any_range(const Tile& t, bool both, float* s) {
     const int64_t rows = rows_of(t), columns = columns_of(t), ld = block + 16;
-    products_to(p, t, block, panels + t.column * block / NR * panel_stride, panel_stride, s, ld);
+    products_to(p, t, block, panels + t.column * block / NR * panel_stride, panel_stride, kFineCut, s, ld);
     const vf scale = splat(p.scale2), lowest = splat(-__builtin_inff());
     const Exclusions excluded = exclusions(t);
     for (int64_t r = 0; r < rows; ++r) {
@@ -247,7 +247,8 @@ struct Forward {
   float raise(int64_t i, float high) {
     const float m = __builtin_ceilf(high);
     if (m <= top[i]) return top[i];
-    lse2[i] = top[i] == -__builtin_inff() ? 0 : __builtin_ldexp(lse2[i], int(top[i] - m > -2000 ? top[i] - m : -2000));
+    const float shift = top[i] - m;  // −inf at first, when there is nothing to rescale
+    lse2[i] = shift > -2000 ? __builtin_ldexp(lse2[i], int(shift)) : 0;
     return top[i] = m;
   }
 
@@ -256,22 +257,15 @@ struct Forward {
       lse2[i] = __builtin_log2(lse2[i]) + (p.bounded ? 0 : top[i]);
   }
 
-  // s [rows, columns] = x·y of a tile. Long sums are cut, so that products near the norm keep
-  // digits that a large scale would miss.
+  // s [rows, columns] = x·y of a tile
   static void products_to(const LseProblem& p, const Tile& t, int64_t block, const float* panels,
-                          int64_t panel_stride, float* s, int64_t ld) {
-    constexpr int64_t kCut = 32;
+                          int64_t panel_stride, int64_t cut, float* s, int64_t ld) {
     const int64_t rows = lower(block, p.x.count - t.row * block);
     const int64_t columns = lower(block, p.y.count - t.column * block);
     for (int64_t c = 0; c < columns; c += NR)
-      for (int64_t r = 0; r < rows; r += MR) {
-        const float* a = p.x.data + (t.row * block + r) * p.ld;
-        const float* panel = panels + c / NR * panel_stride;
-        float* out = s + r * ld + c;
-        multiply_panel<false>(a, p.ld, panel, lower(kCut, p.d), out, ld);
-        for (int64_t k = kCut; k < p.d; k += kCut)
-          multiply_panel<true>(a + k, p.ld, panel + k * NR, lower(kCut, p.d - k), out, ld);
-      }
+      for (int64_t r = 0; r < rows; r += MR)
+        multiply(p.x.data + (t.row * block + r) * p.ld, p.ld, panels + c / NR * panel_stride, p.d,
+                 cut, s + r * ld + c, ld);
   }
 };
 

@@ -60,7 +60,7 @@ def nt_xent(
         exclude_pair=True,
     )
     loss = F.softplus(lse - positive)  # [2N]
-    return reduce(loss, reduction).to(torch.promote_types(z0.dtype, torch.float32))
+    return reduce(loss, reduction).to(torch.float64 if z0.dtype == torch.float64 else torch.float32)
 
 
 def inverse_temperature(temperature: float | Tensor) -> float | Tensor:

@@ -144,7 +144,9 @@ def _check(x, y, scale, self_offset, pair_offset, exclude_pair) -> None:
                 )
 
 
-_OPTIONS = "float factor, bool normalize, SymInt? self_offset, SymInt? pair_offset, bool exclude_pair"
+_OPTIONS = (
+    "float factor, bool normalize, SymInt? self_offset, SymInt? pair_offset, bool exclude_pair"
+)
 
 
 def _fwd_fake(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):

@@ -30,19 +30,18 @@ def similarity_lse(
 ) -> tuple[Tensor, Tensor]:
     """``lse_i = log Σ_j exp(scale · x_i·y_j)`` and the logits of the pairs, both [M].
 
-    The products are taken in the precision of the inputs (at least float32), everything
-    after them in float64 where the device has it.
+    Everything is computed in float64 where the device has it: this is the truth, not the pace.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = torch.float32 if x.device.type == "mps" else torch.float64
-        rows = x.to(torch.promote_types(x.dtype, torch.float32))
-        columns = rows if y is None else y.to(rows.dtype)
+        rows = x.to(wide)
+        columns = rows if y is None else y.to(wide)
         if normalize:
             rows = unit_rows(rows)
             columns = rows if y is None else unit_rows(columns)
         if isinstance(scale, Tensor):
             scale = scale.to(wide)
-        logits = scale * (rows @ columns.T).to(wide)  # [M, K]
+        logits = scale * (rows @ columns.T)  # [M, K]
 
         m, k = logits.shape
         i = torch.arange(m, device=x.device)
