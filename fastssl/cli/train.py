@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         return 130
     if report:
         Console().print(to_table(report))
-    if path != Path():
+    if path:
         print(f"run: {path}")
     return 0
 

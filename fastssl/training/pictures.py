@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from fastssl.data import Images, Recipe, Split
@@ -81,9 +82,10 @@ def image_grid(rows: list[Tensor], names: list[str]) -> Figure:
 def embedding_map(features: Tensor, labels: Tensor | None) -> Figure:
     """Features [n, F] in two dimensions, by PCA to at most 50 and t-SNE; colours are labels."""
     x = F.normalize(features).numpy()
-    x = PCA(min(50, *x.shape), random_state=0).fit_transform(x)
     perplexity = min(30, (len(x) - 1) / 3)
-    places = TSNE(2, perplexity=perplexity, init="random", random_state=0).fit_transform(x)
+    with threadpool_limits(1):  # for so few points threads cost more than they bring
+        x = PCA(min(50, *x.shape), random_state=0).fit_transform(x)
+        places = TSNE(2, perplexity=perplexity, init="random", random_state=0).fit_transform(x)
     figure, axes = blank(6, 6)
     x, y = places.T
     if labels is None:

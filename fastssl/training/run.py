@@ -54,7 +54,7 @@ def train(
     *,
     encoder: nn.Module | None = None,
     resume: Path | str | None = None,
-) -> tuple[Path, dict[str, Any] | None]:
+) -> tuple[Path | None, dict[str, Any] | None]:
     """Train by the settings of a config, in a run directory; under torchrun, with its processes.
 
     Args:
@@ -65,7 +65,8 @@ def train(
             anew.
 
     Returns:
-        The run directory, and the evaluation's report (None where it is off, or without labels).
+        The run directory (None in a process that is not the first), and the evaluation's report
+        (None where it is off, or without labels).
 
     Raises:
         UserError: a wrong setting, a missing or broken file.
@@ -86,7 +87,7 @@ def train(
                 trainer.load_state_dict(load_checkpoint(path / CHECKPOINT))
             for _ in trainer.steps():
                 pass
-            return path or Path(), None
+            return None, None
         path = path or new_run_dir(config)
         _fit(trainer, Recorder(path, config.checkpoint_seconds))
 
@@ -163,13 +164,13 @@ def judge(run: Run, device: torch.device | str, *, progress: bool = True) -> dic
     )
 
 
-def sample(images: Images, limit: int = JUDGED_IMAGES) -> tuple[Tensor, Tensor]:
+def sample(images: Images) -> tuple[Tensor, Tensor]:
     """All images and labels, or as many as fit memory, drawn by a seed that never changes.
 
     Returns:
         uint8 [n, C, H, W] and int64 [n], the labels −1 where there are none.
     """
-    limit = min(limit, JUDGED_BYTES // torch.Size(images.shape).numel())
+    limit = min(JUDGED_IMAGES, JUDGED_BYTES // torch.Size(images.shape).numel())
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     indices = order[:limit].sort().values
     labels = torch.full((len(images),), -1) if images.labels is None else images.labels
@@ -187,6 +188,7 @@ def _fit(trainer: Trainer, recorder: Recorder) -> None:
     if state:
         trainer.load_state_dict(state)
     recorder.start(state)
+    tqdm.write(f"writing to {recorder.path}", file=sys.stderr)
     config, device = trainer.config, trainer.ranks.device
     with tqdm(
         total=trainer.total_steps * config.batch_size,

@@ -73,12 +73,12 @@ def start_and_kill(config, tmp_path, lines):
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["at every step", "now and then"])
 def test_after_a_kill_the_weights_are_the_same_bit_for_bit(tmp_path, seconds):
-    options = {"epochs": 12, "batch_size": 200, "chunk_size": 64, "autocast": "bf16", "seed": 5}
+    options = {"epochs": 7, "batch_size": 200, "chunk_size": 80, "autocast": "bf16", "seed": 5}
     whole, _ = train(settings(tmp_path, run_dir=tmp_path / "whole", **options), encoder=encoder())
     config = settings(tmp_path, run_dir=tmp_path / "killed", checkpoint_seconds=seconds, **options)
-    start_and_kill(config, tmp_path, lines=20)
+    start_and_kill(config, tmp_path, lines=12)
     killed = config.run_dir
-    assert len(metrics(killed)) < 84
+    assert len(metrics(killed)) < 49
     train(config, encoder=encoder(), resume=killed)
     assert_same(state(whole), state(killed))
     assert what_happened(whole) == what_happened(killed)

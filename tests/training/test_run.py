@@ -73,7 +73,7 @@ def test_the_report_of_a_run(tmp_path, monkeypatch):
     quick = functools.partial(evaluate_encoder, labels_per_class=(1,), draws=1)
     monkeypatch.setattr("fastssl.training.run.evaluate_encoder", quick)
     monkeypatch.setattr("fastssl.training.run.JUDGED_IMAGES", 200)
-    path, report = train(settings(tmp_path, epochs=1, evaluate=True))
+    path, report = train(settings(tmp_path, epochs=1, evaluate=True), encoder=TinyEncoder())
     assert report is not None
     assert {"trained", "untrained", "raw pixels"} == set(report["results"]["kNN"])
     assert json.loads((path / "evaluation.json").read_text())["results"] == report["results"]
