@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_use_backend_is_seen():
     for name in ("reference", "native"):
         with fastssl.use_backend(name):
             results.append(similarity_lse(x, None, 20.0)[0])
-    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*results, rtol=1e-6, atol=0)
     assert not torch.equal(*results)
 
 
@@ -79,9 +80,6 @@ def test_environment_variable():
 
 def test_without_a_native_build(tmp_path):
     """A pure-Python copy falls back to the reference, says why, and refuses native by name."""
-    (tmp_path / "fastssl").symlink_to(ROOT / "fastssl") if False else None
-    import shutil
-
     shutil.copytree(ROOT / "fastssl", tmp_path / "fastssl", ignore=shutil.ignore_patterns("*.so"))
     code = (
         "import torch, fastssl\n"

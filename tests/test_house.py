@@ -64,7 +64,9 @@ def modules():
             yield name.removesuffix(".__init__"), path
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_imports_run_downward(name, path):
     mine = room(name)
     for target in imports_of(path):

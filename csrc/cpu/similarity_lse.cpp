@@ -215,15 +215,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     if (!valid) torch::stable::fill_(result, kNaN);
     return result;
   };
-  const Tensor none = vector(x, 0, x.scalar_type());
-  Tensor d_scale = none;
+  const auto none = [&] { return vector(x, 0, x.scalar_type()); };
+  Tensor d_scale = none();
   if (need_scale) {
     double total = valid ? 0 : kNaN;
     for (const double share : row_scale) total += share;
     d_scale = torch::stable::new_empty(*scale, {}, scale->scalar_type());
     torch::stable::fill_(d_scale, total * factor);
   }
-  return {need_x ? finished(d_x, x) : none, need_y ? finished(d_y, *y) : none, d_scale};
+  return {need_x ? finished(d_x, x) : none(), need_y ? finished(d_y, *y) : none(), d_scale};
 }
 
 }  // namespace

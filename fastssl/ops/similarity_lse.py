@@ -81,6 +81,8 @@ class _SimilarityLse(torch.autograd.Function):
         lse, pair = backends.raw("similarity_lse_fwd", backend)(x, y, scale, *options)
         ctx.save_for_backward(x, y, scale, lse)
         ctx.options, ctx.backend = options, backend
+        if pair_offset is None:
+            ctx.mark_non_differentiable(pair)
         return lse, pair
 
     @staticmethod
