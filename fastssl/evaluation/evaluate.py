@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from fastssl.evaluation.knn import knn_accuracy
 from fastssl.evaluation.linear import INVERSE_PENALTY, linear_accuracy
 
 COLUMNS = ("trained", "untrained", "raw pixels")
+Features = tuple[Tensor, Tensor]  # of the training and of the test images, [N, D] and [Q, D]
 KNN_NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.07
 
@@ -27,7 +29,7 @@ def evaluate_encoder(
     test_images: Tensor,
     test_labels: Tensor,
     *,
-    untrained: nn.Module,
+    untrained: nn.Module | Sequence[nn.Module],
     transform: Callable[[Tensor], Tensor] | None = None,
     labels_per_class: Sequence[int] = (1, 5, 10, 50),
     draws: int = 20,
@@ -48,7 +50,9 @@ def evaluate_encoder(
         train_labels: int64 [N].
         test_images: as ``train_images``, [Q, C, H, W].
         test_labels: int64 [Q].
-        untrained: the same architecture with its initial weights, on ``device``.
+        untrained: the same architecture with initial weights, on ``device``; or several of
+            different seeds, over which the draws are spread: one small network can be luckier than
+            another by several points.
         transform: maps a float32 batch in [0, 1] to the encoders' input (resizing,
             normalisation); None: nothing. Raw pixels do not go through it.
         labels_per_class: the few-label settings; one that some class is too small for is left out
@@ -62,8 +66,8 @@ def evaluate_encoder(
     Returns:
         ``{"results": {row: {column: {"mean": …, "std": …}}}, "setup": {…}}``. Rows are ``"kNN"``,
         ``"1 label a class"``, ``"5 labels a class"``, …, ``"linear probe, all labels"``; columns
-        ``"trained"``, ``"untrained"``, ``"raw pixels"``; accuracies 0 to 1, std over the draws
-        (0 where there is one fit). Ready for JSON.
+        ``"trained"``, ``"untrained"``, ``"raw pixels"``; accuracies 0 to 1, std over draws
+        and initialisations (0 where there is one fit). Ready for JSON.
 
     Raises:
         ValueError: images and labels that do not match, labels that are not int64, fewer than two
@@ -79,13 +83,16 @@ def evaluate_encoder(
     settings = [k for k in labels_per_class if k <= smallest]
     left_out = [k for k in labels_per_class if k > smallest]
 
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
     start = time.perf_counter()
-    splits = (train_images, test_images)
-    with _Bar("features", 2 * (len(train_images) + len(test_images)), progress) as advance:
-        features = {"raw pixels": [raw_pixels(images) for images in splits]}
-        for name, module in (("trained", encoder), ("untrained", untrained)):
-            features[name] = [
-                extract_features(
+    initial = [untrained] if isinstance(untrained, nn.Module) else list(untrained)
+    total = (1 + len(initial)) * (len(train_images) + len(test_images))
+    with _Bar("features", total, progress) as advance:
+
+        def through(module: nn.Module) -> Features:
+            def extract(images: Tensor) -> Tensor:
+                return extract_features(
                     module,
                     images,
                     transform=transform,
@@ -93,18 +100,22 @@ def evaluate_encoder(
                     device=device,
                     advance=advance,
                 )
-                for images in splits
-            ]
+
+            return extract(train_images), extract(test_images)
+
+        features = {
+            "trained": [through(encoder)],
+            "untrained": [through(module) for module in initial],
+            "raw pixels": [(raw_pixels(train_images), raw_pixels(test_images))],
+        }
 
     results: dict[str, dict[str, dict[str, float]]] = {}
-    fits = len(settings) * draws + 1
-    with _Bar("probes", len(COLUMNS) * fits, progress) as advance:
-        for column in COLUMNS:
-            rows = _probe(
-                features[column], train_labels, test_labels, settings, draws, seed, advance
-            )
-            for row, mean, std in rows:
-                results.setdefault(row, {})[column] = {"mean": mean, "std": std}
+    total = sum(len(settings) * draws + len(variants) for variants in features.values())
+    with _Bar("probes", total, progress) as advance:
+        for column, variants in features.items():
+            rows = _probe(variants, train_labels, test_labels, settings, draws, seed, advance)
+            for row, accuracies in rows:
+                results.setdefault(row, {})[column] = _summary(accuracies)
     return {
         "results": results,
         "setup": {
@@ -116,7 +127,8 @@ def evaluate_encoder(
             "knn neighbours": KNN_NEIGHBOURS,
             "knn temperature": KNN_TEMPERATURE,
             "logistic regression C": INVERSE_PENALTY,
-            "feature dimensions": {name: features[name][0].shape[1] for name in COLUMNS},
+            "untrained initialisations": len(initial),
+            "feature dimensions": {name: part[0][0].shape[1] for name, part in features.items()},
             "left_out": left_out,
             "seconds": round(time.perf_counter() - start, 1),
         },
@@ -124,23 +136,36 @@ def evaluate_encoder(
 
 
 def _probe(
-    features: Sequence[Tensor],
+    variants: Sequence[Features],
     train_labels: Tensor,
     test_labels: Tensor,
     settings: Sequence[int],
     draws: int,
     seed: int,
     advance: Callable[[int], object],
-) -> Iterator[tuple[str, float, float]]:
-    """Row, mean and standard deviation of every judgement of one kind of features."""
-    train, test = features
-    split = (train, train_labels, test, test_labels)
-    yield "kNN", knn_accuracy(*split, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE), 0.0
+) -> Iterator[tuple[str, list[float]]]:
+    """Every row with its accuracies, for one kind of features; draw i judges variant i mod n."""
+    splits = [(train, train_labels, test, test_labels) for train, test in variants]
+    yield (
+        "kNN",
+        [knn_accuracy(*split, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE) for split in splits],
+    )
     for k in settings:
-        row = f"{k} label{'s' if k > 1 else ''} a class"
-        yield row, *few_label_accuracy(*split, per_class=k, draws=draws, seed=seed, advance=advance)
-    yield "linear probe, all labels", linear_accuracy(*split), 0.0
-    advance(1)
+        accuracies = []
+        for i in range(draws):
+            split = splits[i % len(splits)]
+            accuracies.append(few_label_accuracy(*split, per_class=k, seed=seed + i))
+            advance(1)
+        yield f"{k} label{'s' if k > 1 else ''} a class", accuracies
+    accuracies = []
+    for split in splits:
+        accuracies.append(linear_accuracy(*split))
+        advance(1)
+    yield "linear probe, all labels", accuracies
+
+
+def _summary(accuracies: list[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(accuracies), "std": statistics.pstdev(accuracies)}
 
 
 def _check_labels(split: str, images: Tensor, labels: Tensor) -> None:

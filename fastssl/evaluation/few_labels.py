@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -43,35 +41,23 @@ def few_label_accuracy(
     test_labels: Tensor,
     *,
     per_class: int,
-    draws: int = 20,
-    seed: int = 0,
-    advance: Callable[[int], object] | None = None,
-) -> tuple[float, float]:
-    """Logistic regression on ``per_class`` labels a class, over several draws of them.
+    seed: int,
+) -> float:
+    """Logistic regression on one draw of ``per_class`` labels a class.
 
     Args:
         features: floating [N, D].
-        labels: int64 [N]; the draws come from these alone.
+        labels: int64 [N]; the draw comes from these alone.
         test_features: floating [Q, D].
         test_labels: int64 [Q], used for the accuracy only.
         per_class: labels a class.
-        draws: how many draws; draw i uses seed + i, so every kind of features sees the same rows.
-        seed: of the first draw.
-        advance: called with 1 after each draw, for a progress bar.
+        seed: of the draw: the same rows for every kind of features.
 
     Returns:
-        Mean and standard deviation (over draws, population) of the accuracy, each 0 to 1.
+        Accuracy, 0 to 1. Single draws differ by several points: average over many.
 
     Raises:
-        ValueError: a class has too few rows, or draws < 1.
+        ValueError: a class has too few rows.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    accuracies = []
-    for draw in range(draws):
-        rows = draw_labels(labels, per_class, seed=seed + draw)
-        accuracies.append(linear_accuracy(features[rows], labels[rows], test_features, test_labels))
-        if advance is not None:
-            advance(1)
-    result = torch.tensor(accuracies, dtype=torch.float64)
-    return result.mean().item(), result.std(correction=0).item()
+    rows = draw_labels(labels, per_class, seed=seed)
+    return linear_accuracy(features[rows], labels[rows], test_features, test_labels)

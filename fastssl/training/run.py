@@ -36,6 +36,8 @@ from fastssl.training.trainer import Trainer
 WEIGHTS = 3  # what a seed is for; the trainer's are 0 to 2
 JUDGED_IMAGES = 10_000  # of either split at most
 JUDGED_BYTES = 2**30
+INITIALISATIONS = 5  # judged of an untrained encoder, where it is small
+SMALL_ENCODER = 1_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,28 @@ def judge(run: Run, device: torch.device | str, *, progress: bool = True) -> dic
         train_labels,
         test_images,
         test_labels,
-        untrained=run.untrained,
+        untrained=initialisations(run, device),
         transform=run.recipe.normalize,
         device=device,
         seed=run.config.seed,
         progress=progress,
     )
+
+
+def initialisations(run: Run, device: torch.device | str) -> list[nn.Module]:
+    """The untrained encoder; where it is small, also with the weights of the next few seeds.
+
+    One draw of a small network's weights can be better than another by several points.
+    """
+    small = sum(p.numel() for p in run.untrained.parameters()) <= SMALL_ENCODER
+    if not small or run.config.encoder.startswith("python:"):
+        return [run.untrained]
+    config, shape = run.config, run.data.train.shape
+    others = [
+        build_method(config.model_copy(update={"seed": config.seed + i}), shape).encoder.to(device)
+        for i in range(1, INITIALISATIONS)
+    ]
+    return [run.untrained, *others]
 
 
 def sample(images: Images) -> tuple[Tensor, Tensor]:

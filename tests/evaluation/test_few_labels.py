@@ -37,9 +37,9 @@ def test_a_class_that_is_too_small_is_named():
 def test_separable_features_reach_one():
     features, labels = clusters(30)
     test, test_labels = clusters(12)
-    mean, std = few_label_accuracy(features, labels, test, test_labels, per_class=2, draws=4)
-    assert (mean, std) == (1.0, 0.0)
-    assert linear_accuracy(features, labels, test, test_labels) == 1.0
+    split = (features, labels, test, test_labels)
+    assert few_label_accuracy(*split, per_class=2, seed=0) == 1.0
+    assert linear_accuracy(*split) == 1.0
 
 
 def test_the_probe_learns_from_the_drawn_rows_alone(monkeypatch):
@@ -54,18 +54,11 @@ def test_the_probe_learns_from_the_drawn_rows_alone(monkeypatch):
     monkeypatch.setattr("fastssl.evaluation.few_labels.linear_accuracy", spy)
     features, labels = torch.arange(40.0)[:, None], torch.arange(40) % 4
     test, test_y = -torch.ones(8, 1), torch.arange(8) % 4
-    assert few_label_accuracy(features, labels, test, test_y, per_class=3, draws=5)[0] == 0.5
-    assert len(seen) == 5
-    for rows, drawn in seen:
-        assert (rows >= 0).all()  # every test feature is −1
-        assert torch.equal(drawn, rows.flatten().long() % 4)
-        assert drawn.bincount().tolist() == [3] * 4
-
-
-def test_no_draws_is_an_error():
-    features, labels = clusters(6)
-    with pytest.raises(ValueError, match="draws"):
-        few_label_accuracy(features, labels, features, labels, per_class=1, draws=0)
+    assert few_label_accuracy(features, labels, test, test_y, per_class=3, seed=5) == 0.5
+    ((rows, drawn),) = seen
+    assert (rows >= 0).all()  # every test feature is −1
+    assert torch.equal(drawn, rows.flatten().long() % 4)
+    assert drawn.bincount().tolist() == [3] * 4
 
 
 def test_the_probe_does_not_see_the_scale_of_a_row():

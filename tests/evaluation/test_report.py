@@ -62,6 +62,22 @@ def test_the_report_is_repeatable_and_survives_json(report):
     assert json.loads(json.dumps(report)) == report
 
 
+def test_several_initialisations_share_the_draws():
+    train, test = tiny_images(30), tiny_images(12)
+    several = [tiny_encoder() for _ in range(2)]
+    options = {"labels_per_class": (2,), "progress": False}
+
+    def untrained(module, draws, seed=0):
+        result = evaluate_encoder(
+            tiny_encoder(), *train, *test, untrained=module, draws=draws, seed=seed, **options
+        )
+        return result["results"]["2 labels a class"]["untrained"]["mean"]
+
+    # draw 0 judges the first, draw 1 the second
+    one_each = [untrained(module, 1, seed) for seed, module in enumerate(several)]
+    assert untrained(several, 2) == pytest.approx(sum(one_each) / 2)
+
+
 def test_markdown_and_table_show_every_row(report, tmp_path):
     console = Console(width=100, file=io.StringIO())
     console.print(to_table(report))
