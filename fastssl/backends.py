@@ -154,7 +154,8 @@ def select(op: str, device_type: str) -> str:
         reason = why_not(_forced, op, device_type)
         if reason:
             raise BackendError(
-                f"backend {_forced!r} was asked for but cannot serve {op} on {device_type}: {reason}"
+                f"backend {_forced!r} was asked for but cannot serve {op} "
+                f"on {device_type}: {reason}"
             )
         return _forced
     for name in _implementations[op]:

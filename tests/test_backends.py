@@ -57,9 +57,8 @@ def test_use_backend_is_seen():
 
 
 def test_asking_for_what_cannot_serve():
-    with pytest.raises(ValueError, match="must be one of reference, native, triton, not 'cuda'"):
-        with fastssl.use_backend("cuda"):
-            pass
+    with pytest.raises(ValueError, match="one of reference, native, triton, not 'cuda'"):
+        fastssl.use_backend("cuda").__enter__()
     if not backends.interpreting() and backends.unavailable("triton") is None:
         with (
             fastssl.use_backend("triton"),

@@ -60,7 +60,8 @@ def _native_build() -> str:
 def _devices() -> str:
     if not torch.cuda.is_available():
         return "none (torch sees no CUDA device)"
-    return ", ".join(
-        f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))})"
-        for i in range(torch.cuda.device_count())
-    )
+    names = []
+    for i in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(i)
+        names.append(f"{torch.cuda.get_device_name(i)} (sm_{major}{minor})")
+    return ", ".join(names)

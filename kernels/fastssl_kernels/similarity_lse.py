@@ -152,7 +152,6 @@ class _Plan(NamedTuple):
     key: int
     width: int
     precision: str
-    widen: bool
 
     def tiles(self, kind: str) -> Tiles:
         return TILES[self.device.hopper][kind, self.width, self.key]
@@ -178,7 +177,6 @@ def _plan(x: Tensor) -> _Plan:
         width=x.element_size(),
         # Single TF32 products would cost half the digits of float32 inputs.
         precision="tf32x3" if x.dtype == torch.float32 else "ieee",
-        widen=device.interpreted and x.dtype == torch.bfloat16,
     )
 
 
@@ -201,8 +199,8 @@ def _bounded(scale: Tensor | None, factor: float, normalize: bool) -> bool:
     return normalize and scale is None and abs(factor) * math.log2(math.e) <= BOUND
 
 
-def _rows(plan, x, normalize, bounded, lse=None, d_lse=None):
-    """Inverse norms [M], and weights and exponents [M] where there are gradients."""
+def _rows(plan, x, normalize, bounded, lse=None, d_lse=None, base2=None, scale=None, factor=1.0):
+    """Inverse norms [M], and weights and exponents [M] where there are gradients; fills base2."""
     m = x.shape[0]
     norm = x.new_empty(m, dtype=torch.float32)
     weight = exponent = None
@@ -212,7 +210,7 @@ def _rows(plan, x, normalize, bounded, lse=None, d_lse=None):
     _launch(
         _similarity_lse_rows_kernel,
         (triton.cdiv(m, plan.rows),),
-        *(x, norm, lse, d_lse, weight, exponent, m),
+        *(x, norm, lse, d_lse, weight, exponent, scale, base2, factor, m),
         D=plan.d,
         BLOCK_D=plan.whole_d,
         ROWS=plan.rows,
@@ -238,7 +236,8 @@ def launch_similarity_lse_fwd(
         plan = _plan(x)
         x = x.contiguous()
         bounded = _bounded(scale, factor, normalize)
-        x_norm = _rows(plan, x, normalize, bounded)[0]
+        base2 = x.new_empty(1, dtype=torch.float32)
+        x_norm = _rows(plan, x, normalize, bounded, base2=base2, scale=scale, factor=factor)[0]
         offsets = (self_offset or 0, pair_offset or 0)
         flags = {
             "D": plan.d,
@@ -246,19 +245,19 @@ def launch_similarity_lse_fwd(
             "HAS_PAIR": pair_offset is not None,
             "EXCLUDE_PAIR": exclude_pair,
             "PRECISION": plan.precision,
-            "WIDEN": plan.widen,
+            "INTERPRETED": plan.device.interpreted,
         }
         if y is None and bounded:
-            return _fwd_triangle(plan, x, x_norm, scale, factor, offsets, flags)
+            return _fwd_triangle(plan, x, x_norm, base2, offsets, flags)
         y_norm = x_norm
         if y is not None:
             y = y.contiguous()
             y_norm = _rows(plan, y, normalize, bounded)[0]
-        flags["BOUNDED"] = bounded
-        return _fwd(plan, x, x if y is None else y, x_norm, y_norm, scale, factor, offsets, flags)
+        flags = {**flags, "BOUNDED": bounded}
+        return _fwd(plan, x, x if y is None else y, x_norm, y_norm, base2, offsets, flags)
 
 
-def _fwd_triangle(plan, x, norm, scale, factor, offsets, flags):
+def _fwd_triangle(plan, x, norm, base2, offsets, flags):
     m = x.shape[0]
     tiles = plan.tiles("triangle")
     blocks = triton.cdiv(m, tiles.block_m)
@@ -279,7 +278,7 @@ def _fwd_triangle(plan, x, norm, scale, factor, offsets, flags):
         _launch(
             _similarity_lse_fwd_triangle_kernel,
             (blocks, pieces),
-            *(x, norm, scale, raw_pair, row_sums, column_sums, factor, m, first, last, run),
+            *(x, norm, base2, raw_pair, row_sums, column_sums, m, first, last, run),
             *offsets,
             BLOCK=tiles.block_m,
             BLOCK_D=plan.block_d(tiles),
@@ -290,7 +289,7 @@ def _fwd_triangle(plan, x, norm, scale, factor, offsets, flags):
         _launch(
             _similarity_lse_fwd_triangle_finish_kernel,
             (triton.cdiv(m, 32),),
-            *(row_sums, column_sums, norm, scale, raw_pair, lse, pair, factor, m),
+            *(row_sums, column_sums, norm, base2, raw_pair, lse, pair, m),
             *(first, last, pieces, offsets[1]),
             BLOCK=tiles.block_m,
             ROWS=32,
@@ -303,7 +302,7 @@ def _fwd_triangle(plan, x, norm, scale, factor, offsets, flags):
     return lse, pair
 
 
-def _fwd(plan, x, y, x_norm, y_norm, scale, factor, offsets, flags):
+def _fwd(plan, x, y, x_norm, y_norm, base2, offsets, flags):
     m, k = x.shape[0], y.shape[0]
     bounded = flags["BOUNDED"]
     tiles = plan.tiles("fwd")
@@ -320,7 +319,7 @@ def _fwd(plan, x, y, x_norm, y_norm, scale, factor, offsets, flags):
     _launch(
         _similarity_lse_fwd_kernel,
         (blocks, pieces),
-        *(x, y, x_norm, y_norm, scale, raw_pair, sums, maxima, factor, m, k, run),
+        *(x, y, x_norm, y_norm, base2, raw_pair, sums, maxima, m, k, run),
         *offsets,
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
@@ -332,7 +331,7 @@ def _fwd(plan, x, y, x_norm, y_norm, scale, factor, offsets, flags):
     _launch(
         _similarity_lse_fwd_finish_kernel,
         (triton.cdiv(m, 64),),
-        *(sums, maxima, x_norm, y_norm, scale, raw_pair, lse, pair, factor, m, k),
+        *(sums, maxima, x_norm, y_norm, base2, raw_pair, lse, pair, m, k),
         *(pieces, offsets[1]),
         ROWS=64,
         BOUNDED=bounded,
@@ -365,13 +364,15 @@ def launch_similarity_lse_bwd(
         x = x.contiguous()
         d_lse, d_pair = d_lse.contiguous(), d_pair.contiguous()
         bounded = _bounded(scale, factor, normalize)
-        rows = _Side(x, *_rows(plan, x, normalize, bounded, lse, d_lse))
+        base2 = x.new_empty(1, dtype=torch.float32)
+        facts = _rows(plan, x, normalize, bounded, lse, d_lse, base2, scale, factor)
+        rows = _Side(x, *facts)
         columns = rows
         if y is not None:
             y = y.contiguous()
             columns = _Side(y, *_rows(plan, y, normalize, bounded))
         gain = _gain(d_lse, rows, columns) if x.dtype == torch.float16 else None
-        common = (plan, gain, d_pair, scale, factor, (self_offset or 0, pair_offset or 0))
+        common = (plan, gain, d_pair, base2, (self_offset or 0, pair_offset or 0))
         flags = {
             "BOUNDED": bounded,
             "NORMALIZE": normalize,
@@ -412,13 +413,13 @@ def _gain(d_lse: Tensor, rows: _Side, columns: _Side) -> Tensor:
     return torch.exp2((15.0 - torch.log2(largest).ceil()).clamp(-60.0, 60.0)).float()
 
 
-def _bwd(own, other, plan, gain, d_pair, scale, factor, offsets, flags, need_scale):
+def _bwd(own, other, plan, gain, d_pair, base2, offsets, flags, need_scale):
     """The gradient of own vectors, and d_scale/factor if needed."""
     m, k = own.x.shape[0], other.x.shape[0]
     bounded = flags["BOUNDED"]
     common = {
         "D": plan.d,
-        "WIDEN": plan.widen,
+        "INTERPRETED": plan.device.interpreted,
         "BY_OWN": flags["BY_OWN"],
         "BY_OTHER": flags["BY_OTHER"],
     }
@@ -448,7 +449,7 @@ def _bwd(own, other, plan, gain, d_pair, scale, factor, offsets, flags, need_sca
             (triton.cdiv(count, tiles.block_m), splits, chunks),
             *(own.x, other.x, own.norm, other.norm),
             *(own.weight, own.exponent, other.weight, other.exponent),
-            *(gain, scale, partial, d_scale, factor, *place, run, *offsets),
+            *(gain, base2, partial, d_scale, *place, run, *offsets),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
@@ -464,8 +465,8 @@ def _bwd(own, other, plan, gain, d_pair, scale, factor, offsets, flags, need_sca
         _launch(
             _similarity_lse_bwd_finish_kernel,
             (triton.cdiv(count, plan.rows),),
-            *(partial, own.x, other.x, own.norm, other.norm, d_pair, scale, d_x, d_scale),
-            *(factor, *place, splits, offsets[1]),
+            *(partial, own.x, other.x, own.norm, other.norm, d_pair, base2, d_x, d_scale),
+            *(*place, splits, offsets[1]),
             BLOCK_D=plan.whole_d,
             ROWS=plan.rows,
             NORMALIZE=flags["NORMALIZE"],

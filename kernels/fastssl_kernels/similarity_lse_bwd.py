@@ -6,7 +6,6 @@ import triton.language as tl
 from fastssl_kernels.similarity_lse_tiles import (
     LN2,
     allowed_entries,
-    base2_scale,
     crosses,
     dot,
     gather_rows,
@@ -27,10 +26,9 @@ def _similarity_lse_bwd_kernel(
     other_weight_ptr,  # [K] f32, if BY_OTHER
     other_exponent_ptr,  # [K] f32, if BY_OTHER and not BOUNDED
     gain_ptr,  # [] f32, or None for 1
-    scale_ptr,  # [] or None
+    base2_ptr,  # [1] f32
     d_x_ptr,  # [splits, count, D] f32
     d_scale_ptr,  # [splits + 1, count] f32, or None
-    factor,
     M,
     K,
     first_own,
@@ -49,7 +47,7 @@ def _similarity_lse_bwd_kernel(
     HAS_SELF: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Σ_j G_ij ŷ_j for a block of own vectors, G recomputed tile by tile.
 
@@ -67,9 +65,8 @@ def _similarity_lse_bwd_kernel(
     begin = split * run
     end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
 
-    scale = base2_scale(scale_ptr, factor)
     own_norm = tl.load(own_norm_ptr + own, mask=inside, other=0.0)  # [BM]
-    own_coefficient = scale * own_norm
+    own_coefficient = tl.load(base2_ptr) * own_norm
     gain = 1.0
     if gain_ptr is not None:
         gain = tl.load(gain_ptr)
@@ -88,11 +85,11 @@ def _similarity_lse_bwd_kernel(
         other = other_first + local_n
         if BLOCK_D >= D:
             y = load_rows(y_ptr, other_first, local_n, features, K, D, BLOCK_D)  # [BN, BD]
-            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, WIDEN)
+            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, INTERPRETED)
         else:
             raw = products_by_chunks(
                 x_ptr, own_first, local_m, M, y_ptr, other_first, local_n, K,
-                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, WIDEN,
+                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
             out_features = out_first + tl.arange(0, BLOCK_OUT)
             y = load_rows(y_ptr, other_first, local_n, out_features, K, D, BLOCK_OUT)  # [BN, BO]
@@ -102,6 +99,22 @@ def _similarity_lse_bwd_kernel(
             other_weight = tl.load(other_weight_ptr + other, mask=other < K, other=0.0) * gain
             if not BOUNDED:
                 other_exponent = tl.load(other_exponent_ptr + other, mask=other < K, other=0.0)
+
+        if BOUNDED:
+            e = tl.exp2(t)  # [BM, BN]
+            if BY_OWN and BY_OTHER:
+                g = e * (own_weight[:, None] + other_weight[None, :])
+            elif BY_OWN:
+                g = e * own_weight[:, None]
+            else:
+                g = e * other_weight[None, :]
+        else:
+            if BY_OWN:
+                g = tl.exp2(t - own_exponent[:, None]) * own_weight[:, None]
+            if BY_OTHER:
+                e = tl.exp2(t - other_exponent[None, :]) * other_weight[None, :]
+                g = g + e if BY_OWN else e
+        g *= other_norm[None, :]  # [BM, BN]
 
         special = other_first + BLOCK_N > K
         if BY_OWN:
@@ -133,27 +146,10 @@ def _similarity_lse_bwd_kernel(
                     other[None, :], own[:, None], K, M, self_offset, pair_offset,
                     HAS_SELF, EXCLUDE_PAIR,
                 )  # fmt: skip
-            t = tl.where(allowed, t, float("-inf"))
-
-        if BOUNDED:
-            e = tl.exp2(t)  # [BM, BN]
-            if BY_OWN and BY_OTHER:
-                g = e * (own_weight[:, None] + other_weight[None, :])
-            elif BY_OWN:
-                g = e * own_weight[:, None]
-            else:
-                g = e * other_weight[None, :]
-        elif BY_OWN and BY_OTHER:
-            g = tl.exp2(t - own_exponent[:, None]) * own_weight[:, None]
-            g += tl.exp2(t - other_exponent[None, :]) * other_weight[None, :]
-        elif BY_OWN:
-            g = tl.exp2(t - own_exponent[:, None]) * own_weight[:, None]
-        else:
-            g = tl.exp2(t - other_exponent[None, :]) * other_weight[None, :]
-        g *= other_norm[None, :]  # [BM, BN]
+            g = tl.where(allowed, g, 0.0)
         if d_scale_ptr is not None:
             d_scale += tl.sum(g * raw, 1)
-        d_x = dot(narrow(g, y.dtype, WIDEN), y, d_x, PRECISION, WIDEN)
+        d_x = dot(narrow(g, y.dtype, INTERPRETED), y, d_x, PRECISION, INTERPRETED)
 
     place = tl.cast(split, tl.int64) * count + (own - first_own)
     if d_scale_ptr is not None:
@@ -177,10 +173,9 @@ def _similarity_lse_bwd_finish_kernel(
     own_norm_ptr,  # [M] f32
     other_norm_ptr,  # [K] f32
     d_pair_ptr,  # [M] f64 if BY_OWN, else [K]
-    scale_ptr,  # [] or None
+    base2_ptr,  # [1] f32
     d_x_ptr,  # [M, D]
     d_scale_ptr,  # [splits + 1, count] f32, or None
-    factor,
     M,
     K,
     first_own,
@@ -194,7 +189,7 @@ def _similarity_lse_bwd_finish_kernel(
     BY_OTHER: tl.constexpr,
     NORMALIZE: tl.constexpr,
     HAS_PAIR: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Join the splits, add the pairs, and go back through the normalisation."""
     own = first_own + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -232,10 +227,10 @@ def _similarity_lse_bwd_finish_kernel(
         )
     if NORMALIZE:
         d_x -= own_x * tl.sum(own_x * d_x, 1)[:, None]
-    d_x *= (base2_scale(scale_ptr, factor) * LN2 * own_norm)[:, None]
+    d_x *= (tl.load(base2_ptr) * LN2 * own_norm)[:, None]
     offsets = own.to(tl.int64)[:, None] * D + features[None, :]
     tl.store(
         d_x_ptr + offsets,
-        narrow(d_x, d_x_ptr.dtype.element_ty, WIDEN),
+        narrow(d_x, d_x_ptr.dtype.element_ty, INTERPRETED),
         mask=inside[:, None] & (features < D)[None, :],
     )

@@ -6,7 +6,6 @@ import triton.language as tl
 from fastssl_kernels.similarity_lse_tiles import (
     LN2,
     allowed_entries,
-    base2_scale,
     crosses,
     dot,
     load_rows,
@@ -30,7 +29,7 @@ def _store_pair_products(
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """The raw product of each row of a block with its pair, on the diagonal of one more tile.
 
@@ -50,7 +49,7 @@ def _store_pair_products(
             mask=inside & (features < D)[None, :],
             other=0.0,
         )  # [B, BD]
-        raw = dot(x, y.T, raw, PRECISION, WIDEN)
+        raw = dot(x, y.T, raw, PRECISION, INTERPRETED)
     product = tl.sum(tl.where(local[:, None] == local[None, :], raw, 0.0), 1)
     tl.store(raw_pair_ptr + rows, product, mask=rows < M)
 
@@ -59,11 +58,10 @@ def _store_pair_products(
 def _similarity_lse_fwd_triangle_kernel(
     x_ptr,  # [M, D]
     inverse_norm_ptr,  # [M] f32
-    scale_ptr,  # [] or None
+    base2_ptr,  # [1] f32
     raw_pair_ptr,  # [M] f32
     row_sums_ptr,  # [segments, M] f32
     column_sums_ptr,  # [last − first, M] f32
-    factor,
     M,
     first,
     last,
@@ -77,7 +75,7 @@ def _similarity_lse_fwd_triangle_kernel(
     HAS_PAIR: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Sums of 2^t over half the symmetric matrix, each tile giving row and column sums.
 
@@ -99,8 +97,8 @@ def _similarity_lse_fwd_triangle_kernel(
     begin = first + segment * run
     end = tl.minimum(tl.minimum(begin + run, last), distances)
 
-    scale = base2_scale(scale_ptr, factor)
-    row_coefficient = scale * tl.load(inverse_norm_ptr + rows, mask=rows < M, other=0.0)  # [BM]
+    norm = tl.load(inverse_norm_ptr + rows, mask=rows < M, other=0.0)
+    row_coefficient = tl.load(base2_ptr) * norm  # [BM]
     if BLOCK_D >= D:
         features = tl.arange(0, BLOCK_D)
         x = load_rows(x_ptr, row_first, local, features, M, D, BLOCK_D)  # [BM, BD]
@@ -112,11 +110,11 @@ def _similarity_lse_fwd_triangle_kernel(
         columns = column_first + local
         if BLOCK_D >= D:
             y = load_rows(x_ptr, column_first, local, features, M, D, BLOCK_D)  # [BN, BD]
-            raw = dot(x, y.T, tl.zeros([BLOCK, BLOCK], tl.float32), PRECISION, WIDEN)
+            raw = dot(x, y.T, tl.zeros([BLOCK, BLOCK], tl.float32), PRECISION, INTERPRETED)
         else:
             raw = products_by_chunks(
                 x_ptr, row_first, local, M, x_ptr, column_first, local, M,
-                D, BLOCK, BLOCK, BLOCK_D, PRECISION, WIDEN,
+                D, BLOCK, BLOCK, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
         column_coefficient = tl.load(inverse_norm_ptr + columns, mask=columns < M, other=0.0)
         t = raw * (row_coefficient[:, None] * column_coefficient[None, :])  # [BM, BN]
@@ -144,7 +142,7 @@ def _similarity_lse_fwd_triangle_kernel(
     if HAS_PAIR and begin == 0:
         _store_pair_products(
             raw_pair_ptr, x_ptr, x_ptr, row_first, pair_offset, M, M,
-            D, BLOCK, BLOCK_D, PRECISION, WIDEN,
+            D, BLOCK, BLOCK_D, PRECISION, INTERPRETED,
         )  # fmt: skip
 
 
@@ -155,7 +153,7 @@ def _store_pair_logits(
     column_norm_ptr,
     pair_ptr,
     rows,
-    scale,
+    base2_ptr,
     pair_offset,
     M,
     K,
@@ -164,6 +162,7 @@ def _store_pair_logits(
     """The pair's logit, rounded as the tiles round theirs: differences keep their digits."""
     inside = rows < M
     if HAS_PAIR:
+        scale = tl.load(base2_ptr)
         row_coefficient = scale * tl.load(row_norm_ptr + rows, mask=inside, other=0.0)
         partner = (rows + pair_offset) % K
         coefficient = row_coefficient * tl.load(column_norm_ptr + partner, mask=inside, other=0.0)
@@ -179,11 +178,10 @@ def _similarity_lse_fwd_triangle_finish_kernel(
     row_sums_ptr,  # [segments, M] f32
     column_sums_ptr,  # [last − first, M] f32
     inverse_norm_ptr,  # [M] f32
-    scale_ptr,  # [] or None
+    base2_ptr,  # [1] f32
     raw_pair_ptr,  # [M] f32
     lse_ptr,  # [M] f64
     pair_ptr,  # [M] f64
-    factor,
     M,
     first,
     last,
@@ -227,7 +225,7 @@ def _similarity_lse_fwd_triangle_finish_kernel(
         tl.store(lse_ptr + rows, tl.log(total), mask=inside)
         _store_pair_logits(
             raw_pair_ptr, inverse_norm_ptr, inverse_norm_ptr, pair_ptr, rows,
-            base2_scale(scale_ptr, factor), pair_offset, M, M, HAS_PAIR,
+            base2_ptr, pair_offset, M, M, HAS_PAIR,
         )  # fmt: skip
     else:
         tl.store(lse_ptr + rows, total, mask=inside)
@@ -239,11 +237,10 @@ def _similarity_lse_fwd_kernel(
     y_ptr,  # [K, D]
     row_norm_ptr,  # [M] f32
     column_norm_ptr,  # [K] f32
-    scale_ptr,  # [] or None
+    base2_ptr,  # [1] f32
     raw_pair_ptr,  # [M] f32
     sums_ptr,  # [segments, M] f32
     maxima_ptr,  # [segments, M] f32, unless BOUNDED
-    factor,
     M,
     K,
     run,
@@ -258,7 +255,7 @@ def _similarity_lse_fwd_kernel(
     HAS_PAIR: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Row sums of 2^(t − max) over one segment of the columns; max is 0 if BOUNDED."""
     segment = tl.program_id(1)
@@ -269,8 +266,8 @@ def _similarity_lse_fwd_kernel(
     begin = segment * run
     end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
 
-    scale = base2_scale(scale_ptr, factor)
-    row_coefficient = scale * tl.load(row_norm_ptr + rows, mask=rows < M, other=0.0)  # [BM]
+    norm = tl.load(row_norm_ptr + rows, mask=rows < M, other=0.0)
+    row_coefficient = tl.load(base2_ptr) * norm  # [BM]
     if BLOCK_D >= D:
         features = tl.arange(0, BLOCK_D)
         x = load_rows(x_ptr, row_first, local_m, features, M, D, BLOCK_D)  # [BM, BD]
@@ -281,11 +278,11 @@ def _similarity_lse_fwd_kernel(
         columns = column_first + local_n
         if BLOCK_D >= D:
             y = load_rows(y_ptr, column_first, local_n, features, K, D, BLOCK_D)  # [BN, BD]
-            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, WIDEN)
+            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, INTERPRETED)
         else:
             raw = products_by_chunks(
                 x_ptr, row_first, local_m, M, y_ptr, column_first, local_n, K,
-                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, WIDEN,
+                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
         column_coefficient = tl.load(column_norm_ptr + columns, mask=columns < K, other=0.0)
         t = raw * (row_coefficient[:, None] * column_coefficient[None, :])  # [BM, BN]
@@ -315,7 +312,7 @@ def _similarity_lse_fwd_kernel(
     if HAS_PAIR and begin == 0:
         _store_pair_products(
             raw_pair_ptr, x_ptr, y_ptr, row_first, pair_offset, M, K,
-            D, BLOCK_M, BLOCK_D, PRECISION, WIDEN,
+            D, BLOCK_M, BLOCK_D, PRECISION, INTERPRETED,
         )  # fmt: skip
 
 
@@ -325,11 +322,10 @@ def _similarity_lse_fwd_finish_kernel(
     maxima_ptr,  # [segments, M] f32, unless BOUNDED
     row_norm_ptr,  # [M] f32
     column_norm_ptr,  # [K] f32
-    scale_ptr,  # [] or None
+    base2_ptr,  # [1] f32
     raw_pair_ptr,  # [M] f32
     lse_ptr,  # [M] f64
     pair_ptr,  # [M] f64
-    factor,
     M,
     K,
     segments,
@@ -358,5 +354,5 @@ def _similarity_lse_fwd_finish_kernel(
     tl.store(lse_ptr + rows, lse, mask=inside)
     _store_pair_logits(
         raw_pair_ptr, row_norm_ptr, column_norm_ptr, pair_ptr, rows,
-        base2_scale(scale_ptr, factor), pair_offset, M, K, HAS_PAIR,
+        base2_ptr, pair_offset, M, K, HAS_PAIR,
     )  # fmt: skip

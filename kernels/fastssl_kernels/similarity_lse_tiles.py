@@ -31,19 +31,23 @@ def gather_rows(ptr, rows, features, inside, D: tl.constexpr, BLOCK_D: tl.conste
     return tl.load(ptr + offsets, mask=inside, other=0.0).to(tl.float32)  # [ROWS, BLOCK_D]
 
 
+# Triton's interpreter multiplies the bit patterns of bfloat16, and cuts off where it should round
+# to the nearest bfloat16; INTERPRETED makes up for both.
+
+
 @triton.jit
-def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
-    """``acc + a·b``. WIDEN: Triton's interpreter multiplies the bit patterns of bfloat16."""
-    if WIDEN:
+def dot(a, b, acc, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
+    """``acc + a·b``, accumulated in float32."""
+    if INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
-def narrow(x, dtype: tl.constexpr, WIDEN: tl.constexpr):
-    """``x`` rounded to nearest in ``dtype``. WIDEN: the interpreter cuts bfloat16 off instead."""
-    if WIDEN:
+def narrow(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
+    """float32 ``x`` rounded to nearest in ``dtype``."""
+    if INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
@@ -65,7 +69,7 @@ def products_by_chunks(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Raw products of two row blocks too wide to be held whole."""
     raw = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -73,17 +77,8 @@ def products_by_chunks(
         features = d + tl.arange(0, BLOCK_D)
         x = load_rows(x_ptr, x_first, x_local, features, M, D, BLOCK_D)  # [BM, BD]
         y = load_rows(y_ptr, y_first, y_local, features, K, D, BLOCK_D)  # [BN, BD]
-        raw = dot(x, y.T, raw, PRECISION, WIDEN)
+        raw = dot(x, y.T, raw, PRECISION, INTERPRETED)
     return raw
-
-
-@triton.jit
-def base2_scale(scale_ptr, factor):
-    """The one value of scale · log2(e) that negatives, pairs and gradients all use."""
-    scale = factor
-    if scale_ptr is not None:
-        scale = scale * tl.load(scale_ptr).to(tl.float32)
-    return scale * LOG2E
 
 
 @triton.jit
@@ -122,6 +117,9 @@ def _similarity_lse_rows_kernel(
     d_lse_ptr,  # [M] f64, or None in the forward
     weight_ptr,  # [M] f32
     exponent_ptr,  # [M] f32, unless BOUNDED
+    scale_ptr,  # [], or None for 1
+    base2_ptr,  # [1] f32, or None
+    factor,
     M,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -134,7 +132,16 @@ def _similarity_lse_rows_kernel(
     A row's softmax is ``exp(logit − lse) = 2^(t − exponent) · 2^(exponent − lse2)`` in base 2. The
     exponent is a whole number, so the subtraction from t loses nothing, and the second
     factor, taken here in float64, carries the digits of lse that float32 has no room for.
+
+    Besides: the one value of scale · factor · log2(e) that all later passes use. A logit t is the
+    product of two vectors times that, rounded to float32 the same way wherever it is computed, so
+    that differences of large logits keep their digits.
     """
+    if base2_ptr is not None and tl.program_id(0) == 0:
+        base2 = tl.cast(factor, tl.float64) * LOG2E
+        if scale_ptr is not None:
+            base2 *= tl.load(scale_ptr).to(tl.float64)
+        tl.store(base2_ptr, base2.to(tl.float32))
     first = tl.program_id(0) * ROWS
     local = tl.arange(0, ROWS)
     rows = first + local

@@ -7,6 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
+import fastssl
+from fastssl.functional import nt_xent
 from tests.cases import KINDS, SHAPES, TEMPERATURES, views
 from tests.numerics import (
     GRADIENT,
@@ -17,9 +20,6 @@ from tests.numerics import (
     relative,
     truth,
 )
-
-import fastssl
-from fastssl.functional import nt_xent
 
 BACKENDS = ["native", "reference"]  # Triton: tests/kernels and tests/gpu, by the same measure
 

@@ -2,7 +2,7 @@
 
 ``record`` runs a launcher on CPU tensors with its launches caught instead of run; ``build``
 specialises one caught launch as Triton's own launcher would (alignment, ones, Nones) and
-compiles it for a target; the figures come from ptxas and the disassembler that Triton bundles.
+compiles it for a target; the figures come from the disassembler that Triton bundles.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
@@ -40,11 +38,11 @@ class Launch(NamedTuple):
 class Built(NamedTuple):
     name: str
     registers: int
-    spills: int  # bytes stored and loaded
+    local: int  # bytes of stack, and instructions that touch it
     shared: int  # bytes
-    sass: Counter  # opcode → count
-    text: str  # the disassembly
-    log: str  # ptxas
+    tensor: int  # tensor-core instructions, of which
+    warp_group: int  # ... by warp groups (Hopper)
+    commits: int  # ... that close a group to wait for
 
 
 def record(module, device, launcher: str, *args) -> list[Launch]:
@@ -103,39 +101,34 @@ def key(launch: Launch) -> str:
 
 
 def build(launch: Launch, capability: int) -> Built:
-    """Compile one launch for ``sm_<capability>`` and read registers, spills, memory, opcodes."""
+    """Compile one launch for ``sm_<capability>`` and read what the machine code needs."""
+    compiled, sass, usage = assemble(launch, capability)
+    stack, registers = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()[::-1]
+    touches = len(re.findall(r"\b(?:LDL|STL)\b", sass))
+    groups = re.findall(r"\bHGMMA\..*", sass)
+    return Built(
+        name=compiled.metadata.name,
+        registers=int(registers),
+        local=int(stack) + touches,
+        shared=compiled.metadata.shared,
+        tensor=len(groups) + len(re.findall(r"\bHMMA\.", sass)),
+        warp_group=len(groups),
+        commits=sum("gsb0" in line for line in groups),
+    )
+
+
+def assemble(launch: Launch, capability: int):
+    """The compiled kernel, its disassembly, and its resource usage."""
     options = {k: v for k, v in launch.meta.items() if k in OPTIONS}
     compiled = triton.compile(
         source(launch), target=GPUTarget("cuda", capability, 32), options=options
     )
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, ptx = Path(folder) / "kernel.cubin", Path(folder) / "kernel.ptx"
-        cubin.write_bytes(compiled.asm["cubin"])
-        ptx.write_text(compiled.asm["ptx"])
-        arch = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
-        log = _run(
-            Path(get_ptxas(capability).path),
-            "-v",
-            f"--gpu-name={arch}",
-            ptx,
-            "-o",
-            Path(folder) / "again",
-        )
-        sass = _run(TOOLS / "cuobjdump", "-sass", cubin)
-    opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][A-Z0-9.]*)", sass))
-    return Built(
-        name=compiled.metadata.name,
-        registers=int(re.search(r"Used (\d+) registers", log).group(1)),
-        spills=sum(int(n) for n in re.findall(r"(\d+) bytes spill", log)),
-        shared=compiled.metadata.shared,
-        sass=opcodes,
-        text=sass,
-        log=log,
-    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        return compiled, *(_cuobjdump(flag, cubin.name) for flag in ("-sass", "-res-usage"))
 
 
-def _run(*command) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{command[0].name}: {done.stderr[-2000:]}")
-    return done.stdout + done.stderr
+def _cuobjdump(flag: str, path: str) -> str:
+    command = [str(CUOBJDUMP), flag, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

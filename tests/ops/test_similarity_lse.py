@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 import torch
-from tests.numerics import relative
 
 import fastssl
 from fastssl.ops import similarity_lse
+from tests.numerics import relative
 
 raw = torch.ops.fastssl
 

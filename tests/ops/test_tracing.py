@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from tests.cases import views
 
 import fastssl
 from fastssl.functional import nt_xent
+from tests.cases import views
 
 
 def test_compile_fullgraph_with_gradients():

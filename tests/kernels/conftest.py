@@ -1,0 +1,21 @@
+"""Triton decides at import whether its kernels are compiled or interpreted: once a process.
+
+So the interpreter's tests run in a process of their own (or right here, on a CUDA device), and
+the compiler's tests run where the interpreter is off.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from fastssl import backends
+
+collect_ignore = []
+if importlib.util.find_spec("triton") is None:
+    collect_ignore += ["test_interpreter.py", "test_similarity_lse_triton.py", "test_codegen.py"]
+elif backends.interpreting():
+    collect_ignore += ["test_interpreter.py", "test_codegen.py"]
+elif not torch.cuda.is_available():
+    collect_ignore += ["test_similarity_lse_triton.py"]
