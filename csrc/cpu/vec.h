@@ -73,8 +73,13 @@ FASTSSL_INLINE void transpose_round(vf (&v)[W], Ints<I...>) {
   for (int i = 0; i < W; ++i) {
     if (i & S) continue;
     const vf a = v[i], b = v[i + S];
+#if defined(__clang__) || __GNUC__ >= 12
     v[i] = __builtin_shufflevector(a, b, ((I & S) ? W + I - S : I)...);
     v[i + S] = __builtin_shufflevector(a, b, ((I & S) ? W + I : I + S)...);
+#else
+    v[i] = __builtin_shuffle(a, b, vi{((I & S) ? W + I - S : I)...});
+    v[i + S] = __builtin_shuffle(a, b, vi{((I & S) ? W + I : I + S)...});
+#endif
   }
 }
 

@@ -28,15 +28,28 @@ def main(argv: list[str]) -> int:
     for op in backends.ops():
         print(f"\n{op}")
         for device in ("cpu", "cuda"):
+            absent = device == "cuda" and not torch.cuda.is_available()
             try:
-                print(f"  {device:5} served by {backends.select(op, device)}")
+                serving = backends.select(op, device)
+                would = "would be served by" if absent else "served by"
+                print(f"  {device:5} {would} {serving}{' (no CUDA device here)' * absent}")
             except backends.BackendError as error:
+                serving = None
                 print(f"  {device:5} {error}")
             for name in backends.NAMES:
-                reason = backends.why_not(name, op, device)
-                if reason:
+                if name != serving:
+                    reason = backends.why_not(name, op, device) or _passed_over(name, device)
                     print(f"        not {name}: {reason}")
     return 0
+
+
+def _passed_over(name: str, device: str) -> str:
+    """Why a backend that could serve does not."""
+    if backends.forced_backend():
+        return f"{backends.forced_backend()!r} was asked for"
+    if name == "reference":
+        return "plain PyTorch writes the whole matrix; it serves where nothing else can"
+    return f"use_backend({name!r}) takes it for {device} tensors; a faster one is here"
 
 
 def _version(package: str) -> str:
