@@ -162,7 +162,7 @@ class _Plan(NamedTuple):
     @property
     def rows(self) -> int:
         """Rows a program takes in the passes that hold whole vectors."""
-        return max(1, min(64, 8192 // self.whole_d))
+        return max(1, min(64, 4096 // self.whole_d))
 
 
 def _plan(x: Tensor) -> _Plan:
