@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastssl.errors import UserError
+
 
 class Images(Protocol):
     """N images of one shape, with labels or without."""
@@ -54,17 +56,22 @@ class FileImages:
     """Images decoded when asked for, by several threads.
 
     Args:
-        open_image: from i to the i-th image, any size and mode; raises UserError if it is broken.
+        open_image: from i to the i-th image, of any size and mode.
+        name: from i to what a user calls it, for the error that says it is broken.
         count: N.
         labels: N class numbers, or None.
         size: H = W; the image is scaled until its short side fits, and its centre kept.
         channels: 3, or 1 for grey.
         workers: threads.
+
+    Raises:
+        UserError: on being asked for an image that cannot be read.
     """
 
     def __init__(
         self,
         open_image: Callable[[int], Image.Image],
+        name: Callable[[int], str],
         count: int,
         labels: Sequence[int] | None,
         *,
@@ -73,6 +80,7 @@ class FileImages:
         workers: int = 4,
     ) -> None:
         self._open_image = open_image
+        self._name = name
         self._count = count
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
@@ -85,8 +93,17 @@ class FileImages:
         return torch.stack(list(self._workers.map(self._decode, indices.tolist())))
 
     def _decode(self, i: int) -> Tensor:
+        try:
+            return self._pixels(self._open_image(i))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self._name(i)}: not a readable image: {error}") from error
+
+    def _pixels(self, image: Image.Image) -> Tensor:
         channels, size, _ = self.shape
-        image = self._open_image(i).convert("L" if channels == 1 else "RGB")
+        image.draft(None, (size, size))  # a JPEG may decode at ½, ¼ or ⅛ of its size
+        if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+            image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+        image = image.convert("L" if channels == 1 else "RGB")
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)
         if image.size != (width, height):

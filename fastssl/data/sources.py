@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fastssl.data.images import FileImages, Images, Split, TensorImages
@@ -92,7 +92,12 @@ def folder(path: str, size: int | None, workers: int) -> Split:
 
     def images(files: list[Path], labels: list[int] | None) -> Images:
         return FileImages(
-            lambda i: open_image(files[i]), len(files), labels, size=size, workers=workers
+            lambda i: Image.open(files[i]),
+            lambda i: str(files[i]),
+            len(files),
+            labels,
+            size=size,
+            workers=workers,
         )
 
     judged = bool(test_part[0]) and train_part[1] is not None and test_part[1] is not None
@@ -131,6 +136,7 @@ def hugging_face(name: str, size: int | None, workers: int) -> Split:
     def images(rows: Any) -> Images:
         return FileImages(
             lambda i: rows[i][image],
+            lambda i: f"hf:{name}, image {i}",
             len(rows),
             list(rows[label]) if label else None,
             size=size,
@@ -208,12 +214,3 @@ def find_images(root: Path, classes: list[str]) -> tuple[list[Path], list[int] |
     tops = [path.relative_to(root).parts[0] for path in files]
     labelled = len(classes) > 1 and all(top in classes for top in tops)
     return files, [classes.index(top) for top in tops] if labelled else None
-
-
-def open_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image: {error}") from error

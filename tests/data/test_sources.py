@@ -203,6 +203,29 @@ def test_a_corrupt_image_is_named(tmp_path, capsys):
             path.rmdir() if path.is_dir() else path.unlink()
 
 
+def test_sixteen_bits_keep_their_high_ones(tmp_path):
+    for i in range(2):
+        Image.fromarray(np.full((9, 9), 0xABCD, np.uint16)).save(tmp_path / f"{i}.png")
+    images = everything(load_data(f"folder:{tmp_path}", image_size=9).train)
+    assert (images == 0xAB).all()
+
+
+def test_a_large_photograph_is_scaled_well(tmp_path):
+    ramp = np.linspace(0, 255, 1200).astype(np.uint8)
+    pixels = np.broadcast_to(ramp[None, :, None], (800, 1200, 3))
+    for suffix in ("jpg", "png"):
+        Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"0.{suffix}")
+    jpeg, png = everything(load_data(f"folder:{tmp_path}", image_size=64).train).int()
+    assert (jpeg - png).abs().max() <= 3
+
+
+def test_a_bomb_is_no_image(tmp_path, monkeypatch):
+    write_images(tmp_path, 2)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"0[01]\.png: not a readable image"):
+        everything(load_data(f"folder:{tmp_path}", image_size=16).train)
+
+
 def test_an_empty_folder(tmp_path):
     with pytest.raises(UserError, match="there are no images in it"):
         load_data(f"folder:{tmp_path}")

@@ -110,6 +110,18 @@ def test_options(tmp_path, options):
     assert all(math.isfinite(loss) for loss in losses)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("autocast", ["none", "bf16", "fp16"])
+def test_a_gpu(tmp_path, autocast):
+    config = settings(
+        tmp_path, device="cuda", autocast=autocast, chunk_size=100, channels_last=True, epochs=4
+    )
+    path, _ = train(config, encoder=TinyEncoder())
+    losses = [line["loss"] for line in metrics(path)]
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.slow
 def test_compile(tmp_path):
     def losses(compiled):
