@@ -132,8 +132,42 @@ def goals(results: dict[str, Any]) -> str:
     return markdown_table(["goal", "measured", ""], rows) if rows else ""
 
 
+def judged(results: dict[str, Any]) -> str:
+    """Accuracies of frozen features, from a file of bench/digits.py."""
+    evaluation, told = results["evaluation"], results["machine"]
+    columns = list(next(iter(evaluation["results"].values())))
+    rows = [
+        [row]
+        + [
+            f"{100 * cells[name]['mean']:.1f}"
+            + (f" ± {100 * cells[name]['std']:.1f}" if cells[name]["std"] else "")
+            for name in columns
+        ]
+        for row, cells in evaluation["results"].items()
+    ]
+    setup, config = evaluation["setup"], results["config"]
+    return markdown_table(["test accuracy, %", *columns], rows) + (
+        f"\n{setup['train images']:,} training and {setup['test images']:,} test images; mean and "
+        f"standard deviation over {setup['draws']} draws of labels from the training split, the "
+        f"untrained encoder over {setup['untrained initialisations']} initialisations; raw pixels "
+        f"meet the same logistic regression. {config['epochs']} steps of {config['batch_size']:,} "
+        f"images in chunks of {config['chunk_size']}. Training, evaluation and pictures took "
+        f"{results['seconds']:.0f} s ({results['processor_seconds']:.0f} s of processor time): "
+        f"{told.get('cpu')}, {told.get('threads')} threads, torch {told.get('torch')}, commit "
+        f"{told.get('commit')}"
+        + (
+            f"; other processes held {results['others']:.0%} of the processors"
+            if results["others"] > 0.05
+            else ""
+        )
+        + ". Made by `python bench/digits.py`, which does as `make train` does.\n"
+    )
+
+
 def markdown(results: dict[str, Any]) -> str:
     """All that a results file says, for a reader."""
+    if "evaluation" in results:
+        return judged(results)
     parts = [times(results)]
     table = memory(results)
     if table:
@@ -230,6 +264,8 @@ def write(path: Path) -> list[Path]:
         text += "\n" + goals(results)
     made = [path.with_suffix(".md")]
     made[0].write_text(text)
+    if "cases" not in results:
+        return made
     try:
         plot(results, path.with_suffix(".png"))
         made.append(path.with_suffix(".png"))

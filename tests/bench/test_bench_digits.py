@@ -1,0 +1,30 @@
+"""The accuracies in the README come from a results file, as its speeds do."""
+
+import json
+
+from bench import report
+
+
+def results():
+    cell = {"mean": 0.951, "std": 0.012}
+    rows = {"5 labels a class": {name: cell for name in ("trained", "untrained", "raw pixels")}}
+    setup = {"train images": 1438, "test images": 359, "draws": 20, "untrained initialisations": 5}
+    return {
+        "title": "digits",
+        "seconds": 80.0,
+        "processor_seconds": 150.0,
+        "others": 0.3,
+        "machine": {"cpu": "a processor", "threads": 2, "torch": "2.13.0", "commit": "abc"},
+        "config": {"epochs": 400, "batch_size": 1024, "chunk_size": 256},
+        "evaluation": {"results": rows, "setup": setup},
+    }
+
+
+def test_the_section_holds_the_accuracies_and_how_they_were_had(tmp_path):
+    path = tmp_path / "digits_simclr.json"
+    path.write_text(json.dumps(results()))
+    assert report.write(path) == [path.with_suffix(".md")]
+    text = report.section("digits_simclr", tmp_path)
+    assert "| 5 labels a class | 95.1 ± 1.2 | 95.1 ± 1.2 | 95.1 ± 1.2 |" in text
+    for words in ("1,438 training", "1,024 images", "80 s", "30%", "bench/digits.py"):
+        assert words in text
