@@ -7,7 +7,7 @@ from bench import report
 
 def results():
     cell = {"mean": 0.951, "std": 0.012}
-    rows = {"5 labels a class": {name: cell for name in ("trained", "untrained", "raw pixels")}}
+    rows = {"5 labels a class": dict.fromkeys(("trained", "untrained", "raw pixels"), cell)}
     setup = {"train images": 1438, "test images": 359, "draws": 20, "untrained initialisations": 5}
     return {
         "title": "digits",
