@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -45,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="SECONDS",
         help="on a shared machine: wait up to this long a case for quiet before each turn",
+    )
+    words.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count this process's processor time: with --threads 1, figures that a busy machine "
+        "hardly changes",
     )
     words.add_argument("--memory", action="store_true", help="measure memory only, no times")
     words.add_argument("--no-memory", action="store_true", help="times only")
@@ -117,12 +124,13 @@ def run_one(bench: Benchmark, providers: list[str], options: argparse.Namespace)
         seconds=seconds,
         rounds=rounds,
         patience=options.patience,
+        clock=time.process_time if options.cpu_time else time.perf_counter,
         memory_cases=cases(memory_rows),
     )
     usual = parser().parse_args([])
     whole = standard and all(
         getattr(options, key) == getattr(usual, key)
-        for key in ("peers", "dim", "dtype", "temperature", "memory", "no_memory")
+        for key in ("peers", "dim", "dtype", "temperature", "memory", "no_memory", "cpu_time")
     )
     folder = runner.RESULTS if whole else runner.RESULTS / "local"
     path = options.out or folder / f"{bench.name}-{options.device}.json"

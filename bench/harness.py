@@ -165,8 +165,13 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def sample(run: Callable[[], object], repeats: int, device: str) -> float:
-    """Seconds per call over ``repeats`` calls in a row."""
+def sample(
+    run: Callable[[], object],
+    repeats: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds per call over ``repeats`` calls in a row; ``clock`` is for CPUs, CUDA has events."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -176,10 +181,10 @@ def sample(run: Callable[[], object], repeats: int, device: str) -> float:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) * 1e-3 / repeats
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - begin) / repeats
+    return (clock() - begin) / repeats
 
 
 def interleave(
@@ -191,6 +196,7 @@ def interleave(
     least: int = 3,
     span: float = 0.005,
     patience: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, list[float | None]], float]:
     """Time all ``runs`` in turns.
 
@@ -204,6 +210,8 @@ def interleave(
         span: a turn repeats a quick run until it lasts about this many seconds.
         patience: seconds to spend, over the whole call, on waiting for a shared machine to be
             quiet before a turn, and on repeating turns that were disturbed.
+        clock: what reads the time on CPUs. ``time.process_time`` counts what this process used,
+            which others hardly change as long as it runs on one thread.
 
     Returns:
         Seconds per call for every round, None where a run sat out; and the share of the
@@ -211,8 +219,8 @@ def interleave(
     """
     repeats = {}
     for name, run in runs.items():
-        sample(run, 1, device)  # warm
-        first = sample(run, 1, device)
+        sample(run, 1, device, clock)  # warm
+        first = sample(run, 1, device, clock)
         repeats[name] = max(1, min(1000, round(span / max(first, 1e-7))))
     times: dict[str, list[float | None]] = {name: [] for name in runs}
     spent = dict.fromkeys(runs, 0.0)
@@ -236,7 +244,7 @@ def interleave(
                 while True:
                     patience -= wait_for_quiet(patience)
                     contention = Contention()
-                    took = sample(runs[name], repeats[name], device)
+                    took = sample(runs[name], repeats[name], device, clock)
                     whole = took * repeats[name]
                     if patience <= 0 or whole < 0.05 or contention.share() < QUIET:
                         break

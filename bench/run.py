@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def run_case(
     seconds: float,
     rounds: int,
     patience: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
     further: Callable[[dict[str, Callable[[], object]], dict[str, dict]], None] | None = None,
 ) -> dict[str, Any]:
     """Check every wanted provider and time those that are right.
@@ -72,7 +74,7 @@ def run_case(
         gc.collect()
     runs["matmul"] = floors.matmul(case.device, case.torch_dtype)
     times, others = interleave(
-        runs, device=case.device, seconds=seconds, rounds=rounds, patience=patience
+        runs, device=case.device, seconds=seconds, rounds=rounds, patience=patience, clock=clock
     )
 
     rate = floors.matmul_flops(case.device) / (quantiles(times.pop("matmul"))["p50"] * 1e-3)
@@ -106,6 +108,7 @@ def run(
     seconds: float = 15.0,
     rounds: int = 50,
     patience: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
     memory_cases: Iterable[Case] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -116,12 +119,19 @@ def run(
         "bench": bench.name,
         "title": bench.title,
         "machine": machine.describe(device),
-        "settings": {"seconds_per_case": seconds, "rounds": rounds, "patience": patience},
+        "settings": {
+            "seconds_per_case": seconds,
+            "rounds": rounds,
+            "patience": patience,
+            "clock": clock.__name__,
+        },
         "cases": [],
     }
     for case in cases:
         results["cases"].append(
-            run_case(bench, case, wanted, seconds=seconds, rounds=rounds, patience=patience)
+            run_case(
+                bench, case, wanted, seconds=seconds, rounds=rounds, patience=patience, clock=clock
+            )
         )
         say(table(results["cases"][-1]))
     for case in memory_cases:
