@@ -23,9 +23,9 @@ class TrainConfig(BaseModel):
     data: str = "digits"
     """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
-    """pixels a side; none: the data's own, 16 for digits, 224 for folder and hf"""
+    """pixels a side; None: the data's own, 16 for digits, 224 for folder and hf"""
     views: str | None = None
-    """recipe of the random views: digits | small | photo; none: what suits the data"""
+    """recipe of the random views: digits | small | photo; None: what suits the data"""
 
     encoder: str = "small-resnet"
     """small-resnet | small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar |
@@ -45,7 +45,7 @@ class TrainConfig(BaseModel):
     """images a step, over all ranks: the loss compares all of a rank's"""
     chunk_size: int | None = Field(256, gt=0)
     """images embedded at a time, for the exact gradient of a large batch in little memory;
-    none: the whole batch"""
+    None: the whole batch"""
     optimizer: str = "adamw"
     """sgd | adamw"""
     lr: float = Field(3e-3, gt=0)
@@ -75,7 +75,7 @@ class TrainConfig(BaseModel):
     """of the weights, the order of images, the views, dropout"""
 
     run_dir: Path | None = None
-    """where to write; none: runs/METHOD-DATA-TIME"""
+    """where to write; None: runs/METHOD-DATA-TIME"""
     checkpoint_seconds: float = Field(30, ge=0)
     """at most this much work is lost when a run is killed; 0: checkpoint every step"""
     evaluate: bool = True

@@ -59,6 +59,8 @@ def train(
 ) -> tuple[Path | None, dict[str, Any] | None]:
     """Train by the settings of a config, in a run directory; under torchrun, with its processes.
 
+    Torch's global generators are seeded by ``config.seed``.
+
     Args:
         config: the settings.
         encoder: any module from [B, C, H, W] to [B, F], used in place of ``config.encoder``.

@@ -30,6 +30,10 @@ def test_the_command_line_and_yaml_fill_the_same_settings(tmp_path):
     )
 
 
+def test_none_can_be_given():
+    assert parse(["--chunk-size", "None"])[0].chunk_size is None
+
+
 def test_a_config_survives_yaml(tmp_path):
     config = TrainConfig(chunk_size=3, run_dir=Path("a/b"), lr=0.5)
     write_yaml(config, tmp_path / "c.yaml")
