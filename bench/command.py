@@ -127,10 +127,20 @@ def run_one(bench: Benchmark, providers: list[str], options: argparse.Namespace)
         clock=time.process_time if options.cpu_time else time.perf_counter,
         memory_cases=cases(memory_rows),
     )
+    # CUDA's standing file is that of `make gpu`.
     usual = parser().parse_args([])
     whole = standard and all(
         getattr(options, key) == getattr(usual, key)
-        for key in ("peers", "dim", "dtype", "temperature", "memory", "no_memory", "cpu_time")
+        for key in (
+            "peers",
+            "dim",
+            "dtype",
+            "temperature",
+            "device",
+            "memory",
+            "no_memory",
+            "cpu_time",
+        )
     )
     folder = runner.RESULTS if whole else runner.RESULTS / "local"
     path = options.out or folder / f"{bench.name}-{options.device}.json"

@@ -205,10 +205,7 @@ def table(case: dict[str, Any]) -> str:
         f"floor {milliseconds(case['floor_ms'])} ms at {case['matmul_gflops']:.0f} GFLOP/s"
     )
     if case["others"] > BUSY:
-        notes.append(
-            f"  other processes took {case['others']:.0%} of the processors meanwhile: "
-            "measure again on a quiet machine"
-        )
+        notes.append(f"  other processes took {case['others']:.0%} of the processors meanwhile")
     return "\n".join([title, columns(rows), *notes])
 
 

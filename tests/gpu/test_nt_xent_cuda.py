@@ -66,7 +66,8 @@ def assert_right(z0, z1, temperature: float, learned: bool, **options):
     slack = LOSS * true_rows.abs() + 2 * logit * true_rows.abs().clamp(max=1) + 1e-37
     excess = ((rows.double() - true_rows).abs() / slack).max()
     assert excess <= 1, f"a row's loss: {excess:.2f} of its bound"
-    terms = gradient_terms(z0, z1, temperature, upstream, **options)
+    with z0.device:  # for the tensors it makes
+        terms = gradient_terms(z0, z1, temperature, upstream, **options)
     for name, mine, right, size in zip(NAMES, gradients, true, terms, strict=False):
         assert torch.isfinite(mine).all(), name
         error = (mine.double() - right).norm()
