@@ -181,8 +181,9 @@ struct Forward {
             const int32_t end = r + i < rows ? int32_t(columns - c) : 0;
             for (int v = 0; v < NV; ++v) {
               const vi lane = lanes() + v * W;
-              e[v] = (lane < end) & (lane != at[0] - int32_t(c)) & (lane != at[1] - int32_t(c))
-                         ? e[v] : vf{};
+              const vi allowed =
+                  (lane < end) & (lane != at[0] - int32_t(c)) & (lane != at[1] - int32_t(c));
+              e[v] = allowed ? e[v] : vf{};
             }
           }
           vf row_sum = load(row_sums + (r + i) * W);
@@ -215,9 +216,8 @@ struct Forward {
       excluded.of(r, at);
       for (int64_t c = 0; c < columns; c += W) {
         const vi lane = lanes() + int32_t(c);
-        const vf v = load(s + r * ld + c) * scale;
-        store(s + r * ld + c,
-              (lane < int32_t(columns)) & (lane != at[0]) & (lane != at[1]) ? v : lowest);
+        const vi allowed = (lane < int32_t(columns)) & (lane != at[0]) & (lane != at[1]);
+        store(s + r * ld + c, allowed ? load(s + r * ld + c) * scale : lowest);
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
