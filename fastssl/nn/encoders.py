@@ -53,7 +53,7 @@ class SmallResNet(nn.Module):
         [B, C, H, W] to [B, 2·width].
     """
 
-    def __init__(self, in_channels: int = 1, width: int = 24) -> None:
+    def __init__(self, in_channels: int = 1, width: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, width, 4, stride=2, padding=1, bias=False),
