@@ -30,8 +30,9 @@ from fastssl_kernels.similarity_lse_tiles import _similarity_lse_rows_kernel
 # With |t| up to this, 2^t and sums of it stay well inside float32, without a running maximum.
 BOUND = 64.0
 WIDEST = 256  # features that a tile holds whole; wider vectors go by chunks
-COLUMN_SUMS_BYTES = 2**28
+ROW_SUMS_BYTES = 2**28
 SPLITS_BYTES = 2**27
+FINISH_ROWS = 64  # what one warp group's matrix instruction takes
 
 
 class Tiles(NamedTuple):
@@ -85,18 +86,18 @@ TILES: dict[bool, dict[tuple[str, int, int], Tiles]] = {
         ("triangle", 2, 128): Tiles(128, 128, 8, 3),
         ("triangle", 2, 256): Tiles(64, 64, 4, 2),
         ("triangle", 2, 0): Tiles(64, 64, 4, 2, step=64),
-        ("triangle", 4, 64): Tiles(64, 64, 4, 2, step=32),
-        ("triangle", 4, 128): Tiles(64, 64, 4, 2, step=32),
-        ("triangle", 4, 256): Tiles(64, 64, 4, 2, step=32),
-        ("triangle", 4, 0): Tiles(64, 64, 4, 2, step=32),
+        ("triangle", 4, 64): Tiles(32, 32, 4, 2, step=32),
+        ("triangle", 4, 128): Tiles(32, 32, 4, 2, step=32),
+        ("triangle", 4, 256): Tiles(32, 32, 4, 2, step=32),
+        ("triangle", 4, 0): Tiles(32, 32, 4, 2, step=32),
         ("fwd", 2, 64): Tiles(128, 64, 8, 3),
         ("fwd", 2, 128): Tiles(128, 64, 8, 3),
         ("fwd", 2, 256): Tiles(64, 64, 4, 2),
         ("fwd", 2, 0): Tiles(64, 64, 4, 2, step=64),
-        ("fwd", 4, 64): Tiles(64, 64, 4, 2, step=32),
-        ("fwd", 4, 128): Tiles(64, 64, 4, 2, step=32),
-        ("fwd", 4, 256): Tiles(64, 64, 4, 2, step=32),
-        ("fwd", 4, 0): Tiles(64, 64, 4, 2, step=32),
+        ("fwd", 4, 64): Tiles(64, 32, 4, 2, step=32),
+        ("fwd", 4, 128): Tiles(64, 32, 4, 2, step=32),
+        ("fwd", 4, 256): Tiles(64, 32, 4, 2, step=32),
+        ("fwd", 4, 0): Tiles(64, 32, 4, 2, step=32),
         ("bwd", 2, 64): Tiles(128, 64, 8, 2),
         ("bwd", 2, 128): Tiles(64, 64, 4, 2),
         ("bwd", 2, 256): Tiles(64, 32, 8, 2),
@@ -239,38 +240,37 @@ def launch_similarity_lse_fwd(
         base2 = x.new_empty(1, dtype=torch.float32)
         x_norm = _rows(plan, x, normalize, bounded, base2=base2, scale=scale, factor=factor)[0]
         offsets = (self_offset or 0, pair_offset or 0)
-        flags = {
+        common = {
             "D": plan.d,
-            "HAS_SELF": self_offset is not None,
-            "HAS_PAIR": pair_offset is not None,
-            "EXCLUDE_PAIR": exclude_pair,
             "PRECISION": plan.precision,
             "INTERPRETED": plan.device.interpreted,
         }
+        flags = {"HAS_SELF": self_offset is not None, "EXCLUDE_PAIR": exclude_pair, **common}
+        finish = {"HAS_PAIR": pair_offset is not None, "ROWS": FINISH_ROWS, **common}
         if y is None and bounded:
-            return _fwd_triangle(plan, x, x_norm, base2, offsets, flags)
+            return _fwd_triangle(plan, x, x_norm, base2, offsets, flags, finish)
         y_norm = x_norm
         if y is not None:
             y = y.contiguous()
             y_norm = _rows(plan, y, normalize, bounded)[0]
-        flags = {**flags, "BOUNDED": bounded}
-        return _fwd(plan, x, x if y is None else y, x_norm, y_norm, base2, offsets, flags)
+        sides = (x, x if y is None else y, x_norm, y_norm)
+        return _fwd(plan, *sides, base2, bounded, offsets, flags, finish)
 
 
-def _fwd_triangle(plan, x, norm, base2, offsets, flags):
+def _fwd_triangle(plan, x, norm, base2, offsets, flags, finish):
     m = x.shape[0]
     tiles = plan.tiles("triangle")
+    finish = {**finish, "BLOCK_D": plan.block_d(tiles)}
     blocks = triton.cdiv(m, tiles.block_m)
     distances = blocks // 2 + 1
     # Very many rows: a group of distances at a time through one buffer.
-    group = min(distances, max(1, COLUMN_SUMS_BYTES // (4 * m)))
+    group = min(distances, max(1, ROW_SUMS_BYTES // (4 * m)))
     places = plan.device.processors * tiles.per_processor
     pieces = _pieces(blocks, group, places, 64, 0.0)
     run = triton.cdiv(group, pieces)
     pieces = triton.cdiv(group, run)
-    row_sums = norm.new_empty(pieces, m)
-    column_sums = norm.new_empty(group, m)
-    raw_pair = torch.empty_like(norm)
+    row_sums = norm.new_empty(group, m)
+    column_sums = norm.new_empty(pieces, m)
     lse = norm.new_empty(m, dtype=torch.float64)
     pair = torch.empty_like(lse)
     for first in range(0, distances, group):
@@ -278,7 +278,7 @@ def _fwd_triangle(plan, x, norm, base2, offsets, flags):
         _launch(
             _similarity_lse_fwd_triangle_kernel,
             (blocks, pieces),
-            *(x, norm, base2, raw_pair, row_sums, column_sums, m, first, last, run),
+            *(x, norm, base2, row_sums, column_sums, m, first, last, run),
             *offsets,
             BLOCK=tiles.block_m,
             BLOCK_D=plan.block_d(tiles),
@@ -288,24 +288,22 @@ def _fwd_triangle(plan, x, norm, base2, offsets, flags):
         )
         _launch(
             _similarity_lse_fwd_triangle_finish_kernel,
-            (triton.cdiv(m, 32),),
-            *(row_sums, column_sums, norm, base2, raw_pair, lse, pair, m),
+            (triton.cdiv(m, FINISH_ROWS),),
+            *(x, row_sums, column_sums, norm, base2, lse, pair, m),
             *(first, last, pieces, offsets[1]),
             BLOCK=tiles.block_m,
-            ROWS=32,
             SLOTS=32,
-            HAS_PAIR=flags["HAS_PAIR"],
             FIRST=first == 0,
             LAST=last == distances,
-            num_warps=4,
+            **finish,
         )
     return lse, pair
 
 
-def _fwd(plan, x, y, x_norm, y_norm, base2, offsets, flags):
+def _fwd(plan, x, y, x_norm, y_norm, base2, bounded, offsets, flags, finish):
     m, k = x.shape[0], y.shape[0]
-    bounded = flags["BOUNDED"]
     tiles = plan.tiles("fwd")
+    finish = {**finish, "BLOCK_D": plan.block_d(tiles)}
     blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
     places = plan.device.processors * tiles.per_processor
     pieces = _pieces(blocks, steps, places, 512, 0.0)
@@ -313,16 +311,16 @@ def _fwd(plan, x, y, x_norm, y_norm, base2, offsets, flags):
     pieces = triton.cdiv(steps, run)
     sums = x_norm.new_empty(pieces, m)
     maxima = None if bounded else torch.empty_like(sums)
-    raw_pair = torch.empty_like(x_norm)
     lse = x_norm.new_empty(m, dtype=torch.float64)
     pair = torch.empty_like(lse)
     _launch(
         _similarity_lse_fwd_kernel,
         (blocks, pieces),
-        *(x, y, x_norm, y_norm, base2, raw_pair, sums, maxima, m, k, run),
+        *(x, y, x_norm, y_norm, base2, sums, maxima, m, k, run),
         *offsets,
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
+        BOUNDED=bounded,
         BLOCK_D=plan.block_d(tiles),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -330,13 +328,11 @@ def _fwd(plan, x, y, x_norm, y_norm, base2, offsets, flags):
     )
     _launch(
         _similarity_lse_fwd_finish_kernel,
-        (triton.cdiv(m, 64),),
-        *(sums, maxima, x_norm, y_norm, base2, raw_pair, lse, pair, m, k),
+        (triton.cdiv(m, FINISH_ROWS),),
+        *(x, y, sums, maxima, x_norm, y_norm, base2, lse, pair, m, k),
         *(pieces, offsets[1]),
-        ROWS=64,
         BOUNDED=bounded,
-        HAS_PAIR=flags["HAS_PAIR"],
-        num_warps=2,
+        **finish,
     )
     return lse, pair
 

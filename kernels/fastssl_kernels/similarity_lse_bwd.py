@@ -200,7 +200,8 @@ def _similarity_lse_bwd_finish_kernel(
     for split in range(0, splits):
         place = tl.cast(split, tl.int64) * count + (own - first_own)
         d_x += gather_rows(partial_ptr, place, features, inside, D, BLOCK_D)
-    own_x = gather_rows(x_ptr, own, features, inside, D, BLOCK_D) * own_norm[:, None]
+    own_x = gather_rows(x_ptr, own, features, inside, D, BLOCK_D).to(tl.float32)
+    own_x *= own_norm[:, None]
     from_pairs = tl.zeros([ROWS], tl.float32)
     if HAS_PAIR:
         if BY_OWN:

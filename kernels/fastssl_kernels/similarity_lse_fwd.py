@@ -8,6 +8,7 @@ from fastssl_kernels.similarity_lse_tiles import (
     allowed_entries,
     crosses,
     dot,
+    gather_rows,
     load_rows,
     products_by_chunks,
 )
@@ -17,41 +18,48 @@ LOWEST: tl.constexpr = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def _store_pair_products(
-    raw_pair_ptr,  # [M] f32
+def _store_pairs(
     x_ptr,  # [M, D]
     y_ptr,  # [K, D]
+    row_norm_ptr,  # [M] f32
+    column_norm_ptr,  # [K] f32
+    base2_ptr,  # [1] f32
+    pair_ptr,  # [M] f64
     first,
     pair_offset,
     M,
     K,
     D: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    HAS_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """The raw product of each row of a block with its pair, on the diagonal of one more tile.
+    """The logits of a block of rows with their pairs, from the diagonal of one more tile.
 
-    It takes the same instructions as the negatives' products, so that it is rounded as they are:
-    at low temperature the loss is a small difference of large logits.
+    They take the same instructions and roundings as the negatives: at low temperature the loss is
+    a small difference of large logits.
     """
-    local = tl.arange(0, BLOCK)
+    local = tl.arange(0, ROWS)
     rows = first + local
-    inside = (rows < M)[:, None]
-    partner = ((rows + pair_offset) % K).to(tl.int64)
-    raw = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for d in range(0, D, BLOCK_D):
-        features = d + tl.arange(0, BLOCK_D)
-        x = load_rows(x_ptr, first, local, features, M, D, BLOCK_D)  # [B, BD]
-        y = tl.load(
-            y_ptr + partner[:, None] * D + features[None, :],
-            mask=inside & (features < D)[None, :],
-            other=0.0,
-        )  # [B, BD]
-        raw = dot(x, y.T, raw, PRECISION, INTERPRETED)
-    product = tl.sum(tl.where(local[:, None] == local[None, :], raw, 0.0), 1)
-    tl.store(raw_pair_ptr + rows, product, mask=rows < M)
+    inside = rows < M
+    if HAS_PAIR:
+        partner = (rows + pair_offset) % K
+        raw = tl.zeros([ROWS, ROWS], tl.float32)
+        for d in range(0, D, BLOCK_D):
+            features = d + tl.arange(0, BLOCK_D)
+            x = load_rows(x_ptr, first, local, features, M, D, BLOCK_D)  # [ROWS, BD]
+            y = gather_rows(y_ptr, partner, features, inside, D, BLOCK_D)  # [ROWS, BD]
+            raw = dot(x, y.T, raw, PRECISION, INTERPRETED)
+        raw = tl.sum(tl.where(local[:, None] == local[None, :], raw, 0.0), 1)  # [ROWS]
+        row_norm = tl.load(row_norm_ptr + rows, mask=inside, other=0.0)
+        column_norm = tl.load(column_norm_ptr + partner, mask=inside, other=0.0)
+        t = raw * (tl.load(base2_ptr) * row_norm * column_norm)
+        logit = t.to(tl.float64) * LN2
+    else:
+        logit = tl.zeros([ROWS], tl.float64)
+    tl.store(pair_ptr + rows, logit, mask=inside)
 
 
 @triton.jit(do_not_specialize=["first", "last"])
@@ -59,9 +67,8 @@ def _similarity_lse_fwd_triangle_kernel(
     x_ptr,  # [M, D]
     inverse_norm_ptr,  # [M] f32
     base2_ptr,  # [1] f32
-    raw_pair_ptr,  # [M] f32
-    row_sums_ptr,  # [segments, M] f32
-    column_sums_ptr,  # [last − first, M] f32
+    row_sums_ptr,  # [last − first, M] f32
+    column_sums_ptr,  # [segments, M] f32
     M,
     first,
     last,
@@ -72,52 +79,52 @@ def _similarity_lse_fwd_triangle_kernel(
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     HAS_SELF: tl.constexpr,
-    HAS_PAIR: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """Sums of 2^t over half the symmetric matrix, each tile giving row and column sums.
 
-    Row block i takes the column blocks i, i+1, … i+blocks/2, counted around the circle: every
-    unordered pair of blocks is met once and all row blocks have equal work. The column sums of
-    the tile at distance d have a place of their own in row d of the buffer, so nothing is
-    added atomically and the result does not depend on the order of the programs. Logits are
-    known to be small enough for 2^t to need no maximum.
+    Column block i takes the row blocks i, i+1, … i+blocks/2, counted around the circle: every
+    unordered pair of blocks is met once and all have equal work. A tile's row sums need few
+    exchanges between threads and are stored at once; its column sums would need many, and are
+    kept element by element until the end. The row sums of the tile at distance d have a place of
+    their own in row d of the buffer, so nothing is added atomically and the result does not depend
+    on the order of the programs. Logits are known to be small enough for 2^t to need no maximum.
     """
     blocks = tl.cdiv(M, BLOCK)
     block = tl.program_id(0)
     segment = tl.program_id(1)
     local = tl.arange(0, BLOCK)
-    row_first = block * BLOCK
-    rows = row_first + local
+    column_first = block * BLOCK
+    columns = column_first + local
 
     # With an even number of blocks the farthest distance meets each pair twice: drop one.
     distances = blocks // 2 + ((blocks % 2 == 1) | (block < blocks // 2)).to(tl.int32)
     begin = first + segment * run
     end = tl.minimum(tl.minimum(begin + run, last), distances)
 
-    norm = tl.load(inverse_norm_ptr + rows, mask=rows < M, other=0.0)
-    row_coefficient = tl.load(base2_ptr) * norm  # [BM]
+    column_norm = tl.load(inverse_norm_ptr + columns, mask=columns < M, other=0.0)
+    column_coefficient = tl.load(base2_ptr) * column_norm  # [BN]
     if BLOCK_D >= D:
         features = tl.arange(0, BLOCK_D)
-        x = load_rows(x_ptr, row_first, local, features, M, D, BLOCK_D)  # [BM, BD]
-    row_sums = tl.zeros([BLOCK], tl.float32)
+        y = load_rows(x_ptr, column_first, local, features, M, D, BLOCK_D)  # [BN, BD]
+    sums = tl.zeros([BLOCK // 16, 8, BLOCK], tl.float32)
     for distance in range(begin, end):
-        column_block = block + distance
-        column_block = tl.where(column_block >= blocks, column_block - blocks, column_block)
-        column_first = column_block * BLOCK
-        columns = column_first + local
+        row_block = block + distance
+        row_block = tl.where(row_block >= blocks, row_block - blocks, row_block)
+        row_first = row_block * BLOCK
+        rows = row_first + local
+        row_norm = tl.load(inverse_norm_ptr + rows, mask=rows < M, other=0.0)  # [BM]
         if BLOCK_D >= D:
-            y = load_rows(x_ptr, column_first, local, features, M, D, BLOCK_D)  # [BN, BD]
+            x = load_rows(x_ptr, row_first, local, features, M, D, BLOCK_D)  # [BM, BD]
             raw = dot(x, y.T, tl.zeros([BLOCK, BLOCK], tl.float32), PRECISION, INTERPRETED)
         else:
             raw = products_by_chunks(
                 x_ptr, row_first, local, M, x_ptr, column_first, local, M,
                 D, BLOCK, BLOCK, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
-        column_coefficient = tl.load(inverse_norm_ptr + columns, mask=columns < M, other=0.0)
-        t = raw * (row_coefficient[:, None] * column_coefficient[None, :])  # [BM, BN]
+        t = raw * (row_norm[:, None] * column_coefficient[None, :])  # [BM, BN]
         special = (row_first + BLOCK > M) | (column_first + BLOCK > M)
         if HAS_SELF:
             special = special | crosses(row_first, column_first, self_offset, M, BLOCK, BLOCK)
@@ -130,56 +137,23 @@ def _similarity_lse_fwd_triangle_kernel(
             )  # fmt: skip
             t = tl.where(allowed, t, float("-inf"))
         e = tl.exp2(t)  # [BM, BN]
-        row_sums += tl.sum(e, 1)
-        # The diagonal tile is whole: its column sums are its row sums.
+        # The tensor cores' layout gives a thread rows r and r + 8: those two are joined at once.
+        sums += tl.sum(tl.reshape(e, [BLOCK // 16, 2, 8, BLOCK]), 1)
+        # The diagonal tile is whole: its row sums are its column sums.
         place = tl.cast(distance - first, tl.int64) * M
-        tl.store(
-            column_sums_ptr + place + columns,
-            tl.sum(e, 0),
-            mask=(columns < M) & (distance > 0),
-        )
-    tl.store(row_sums_ptr + tl.cast(segment, tl.int64) * M + rows, row_sums, mask=rows < M)
-    if HAS_PAIR and begin == 0:
-        _store_pair_products(
-            raw_pair_ptr, x_ptr, x_ptr, row_first, pair_offset, M, M,
-            D, BLOCK, BLOCK_D, PRECISION, INTERPRETED,
-        )  # fmt: skip
-
-
-@triton.jit
-def _store_pair_logits(
-    raw_pair_ptr,
-    row_norm_ptr,
-    column_norm_ptr,
-    pair_ptr,
-    rows,
-    base2_ptr,
-    pair_offset,
-    M,
-    K,
-    HAS_PAIR: tl.constexpr,
-):
-    """The pair's logit, rounded as the tiles round theirs: differences keep their digits."""
-    inside = rows < M
-    if HAS_PAIR:
-        scale = tl.load(base2_ptr)
-        row_coefficient = scale * tl.load(row_norm_ptr + rows, mask=inside, other=0.0)
-        partner = (rows + pair_offset) % K
-        coefficient = row_coefficient * tl.load(column_norm_ptr + partner, mask=inside, other=0.0)
-        raw = tl.load(raw_pair_ptr + rows, mask=inside, other=0.0)
-        logit = (raw * coefficient).to(tl.float64) * LN2
-    else:
-        logit = tl.zeros_like(rows).to(tl.float64)
-    tl.store(pair_ptr + rows, logit, mask=inside)
+        tl.store(row_sums_ptr + place + rows, tl.sum(e, 1), mask=(rows < M) & (distance > 0))
+    place = tl.cast(segment, tl.int64) * M
+    sums = tl.sum(tl.reshape(sums, [BLOCK // 2, BLOCK]), 0)
+    tl.store(column_sums_ptr + place + columns, sums, mask=columns < M)
 
 
 @triton.jit(do_not_specialize=["first", "last", "segments"])
 def _similarity_lse_fwd_triangle_finish_kernel(
-    row_sums_ptr,  # [segments, M] f32
-    column_sums_ptr,  # [last − first, M] f32
+    x_ptr,  # [M, D]
+    row_sums_ptr,  # [last − first, M] f32
+    column_sums_ptr,  # [segments, M] f32
     inverse_norm_ptr,  # [M] f32
     base2_ptr,  # [1] f32
-    raw_pair_ptr,  # [M] f32
     lse_ptr,  # [M] f64
     pair_ptr,  # [M] f64
     M,
@@ -188,11 +162,15 @@ def _similarity_lse_fwd_triangle_finish_kernel(
     segments,
     pair_offset,
     BLOCK: tl.constexpr,
+    D: tl.constexpr,
     ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     SLOTS: tl.constexpr,
     HAS_PAIR: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Join the partial sums of distances [first, last); the last call takes the logarithm."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -204,7 +182,7 @@ def _similarity_lse_fwd_triangle_finish_kernel(
     for segment in range(0, segments, SLOTS):
         slot = segment + slots
         part = tl.load(
-            row_sums_ptr + slot.to(tl.int64)[:, None] * M + rows[None, :],
+            column_sums_ptr + slot.to(tl.int64)[:, None] * M + rows[None, :],
             mask=(slot < segments)[:, None] & inside[None, :],
             other=0.0,
         )  # [SLOTS, ROWS]
@@ -213,19 +191,20 @@ def _similarity_lse_fwd_triangle_finish_kernel(
     for distance in range(first, last, SLOTS):
         slot = distance + slots
         met = (slot < last) & (slot > 0)
-        # At the farthest of an even number of blocks only the second half was a column.
+        # At the farthest of an even number of blocks only the second half was met as rows.
         written = (2 * slot < blocks)[:, None] | (rows // BLOCK >= blocks // 2)[None, :]
         part = tl.load(
-            column_sums_ptr + (slot - first).to(tl.int64)[:, None] * M + rows[None, :],
+            row_sums_ptr + (slot - first).to(tl.int64)[:, None] * M + rows[None, :],
             mask=met[:, None] & written & inside[None, :],
             other=0.0,
         )  # [SLOTS, ROWS]
         total += tl.sum(part.to(tl.float64), 0)
     if LAST:
         tl.store(lse_ptr + rows, tl.log(total), mask=inside)
-        _store_pair_logits(
-            raw_pair_ptr, inverse_norm_ptr, inverse_norm_ptr, pair_ptr, rows,
-            base2_ptr, pair_offset, M, M, HAS_PAIR,
+        _store_pairs(
+            x_ptr, x_ptr, inverse_norm_ptr, inverse_norm_ptr, base2_ptr, pair_ptr,
+            tl.program_id(0) * ROWS, pair_offset, M, M,
+            D, ROWS, BLOCK_D, HAS_PAIR, PRECISION, INTERPRETED,
         )  # fmt: skip
     else:
         tl.store(lse_ptr + rows, total, mask=inside)
@@ -238,7 +217,6 @@ def _similarity_lse_fwd_kernel(
     row_norm_ptr,  # [M] f32
     column_norm_ptr,  # [K] f32
     base2_ptr,  # [1] f32
-    raw_pair_ptr,  # [M] f32
     sums_ptr,  # [segments, M] f32
     maxima_ptr,  # [segments, M] f32, unless BOUNDED
     M,
@@ -252,7 +230,6 @@ def _similarity_lse_fwd_kernel(
     BLOCK_D: tl.constexpr,
     BOUNDED: tl.constexpr,
     HAS_SELF: tl.constexpr,
-    HAS_PAIR: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -276,6 +253,7 @@ def _similarity_lse_fwd_kernel(
     for column_block in range(begin, end):
         column_first = column_block * BLOCK_N
         columns = column_first + local_n
+        column_norm = tl.load(column_norm_ptr + columns, mask=columns < K, other=0.0)  # [BN]
         if BLOCK_D >= D:
             y = load_rows(y_ptr, column_first, local_n, features, K, D, BLOCK_D)  # [BN, BD]
             raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, INTERPRETED)
@@ -284,8 +262,7 @@ def _similarity_lse_fwd_kernel(
                 x_ptr, row_first, local_m, M, y_ptr, column_first, local_n, K,
                 D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
-        column_coefficient = tl.load(column_norm_ptr + columns, mask=columns < K, other=0.0)
-        t = raw * (row_coefficient[:, None] * column_coefficient[None, :])  # [BM, BN]
+        t = raw * (row_coefficient[:, None] * column_norm[None, :])  # [BM, BN]
         special = column_first + BLOCK_N > K
         if HAS_SELF:
             special = special | crosses(row_first, column_first, self_offset, K, BLOCK_M, BLOCK_N)
@@ -309,32 +286,37 @@ def _similarity_lse_fwd_kernel(
     tl.store(sums_ptr + place, sums, mask=rows < M)
     if not BOUNDED:
         tl.store(maxima_ptr + place, maxima, mask=rows < M)
-    if HAS_PAIR and begin == 0:
-        _store_pair_products(
-            raw_pair_ptr, x_ptr, y_ptr, row_first, pair_offset, M, K,
-            D, BLOCK_M, BLOCK_D, PRECISION, INTERPRETED,
-        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["segments"])
 def _similarity_lse_fwd_finish_kernel(
+    x_ptr,  # [M, D]
+    y_ptr,  # [K, D]
     sums_ptr,  # [segments, M] f32
     maxima_ptr,  # [segments, M] f32, unless BOUNDED
     row_norm_ptr,  # [M] f32
     column_norm_ptr,  # [K] f32
     base2_ptr,  # [1] f32
-    raw_pair_ptr,  # [M] f32
     lse_ptr,  # [M] f64
     pair_ptr,  # [M] f64
     M,
     K,
     segments,
     pair_offset,
+    D: tl.constexpr,
     ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     BOUNDED: tl.constexpr,
     HAS_PAIR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Join the segments' sums, each relative to its own maximum."""
+    _store_pairs(
+        x_ptr, y_ptr, row_norm_ptr, column_norm_ptr, base2_ptr, pair_ptr,
+        tl.program_id(0) * ROWS, pair_offset, M, K,
+        D, ROWS, BLOCK_D, HAS_PAIR, PRECISION, INTERPRETED,
+    )  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < M
     largest = tl.zeros([ROWS], tl.float32)
@@ -352,7 +334,3 @@ def _similarity_lse_fwd_finish_kernel(
         total += part.to(tl.float64)
     lse = tl.log(total) + largest.to(tl.float64) * LN2
     tl.store(lse_ptr + rows, lse, mask=inside)
-    _store_pair_logits(
-        raw_pair_ptr, row_norm_ptr, column_norm_ptr, pair_ptr, rows,
-        base2_ptr, pair_offset, M, K, HAS_PAIR,
-    )  # fmt: skip

@@ -23,12 +23,12 @@ def load_rows(ptr, first, local, features, count, D: tl.constexpr, BLOCK_D: tl.c
 
 @triton.jit
 def gather_rows(ptr, rows, features, inside, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Any rows of a contiguous [*, D] matrix, in float32, zero where not ``inside``."""
+    """Any rows of a contiguous [*, D] matrix, zero where not ``inside``."""
     inside = inside[:, None]
     if D % BLOCK_D != 0:
         inside = inside & (features < D)[None, :]
     offsets = rows.to(tl.int64)[:, None] * D + features[None, :]
-    return tl.load(ptr + offsets, mask=inside, other=0.0).to(tl.float32)  # [ROWS, BLOCK_D]
+    return tl.load(ptr + offsets, mask=inside, other=0.0)  # [ROWS, BLOCK_D]
 
 
 # Triton's interpreter multiplies the bit patterns of bfloat16, and cuts off where it should round
@@ -101,7 +101,7 @@ def allowed_entries(
     EXCLUDE_PAIR: tl.constexpr,
 ):
     """Entries that belong to their row's sum; rows and columns come ready to broadcast."""
-    allowed = (rows < M) & (columns < K)
+    allowed = columns < tl.where(rows < M, K, 0)
     if HAS_SELF:
         allowed = allowed & ((rows + self_offset) % K != columns)
     if EXCLUDE_PAIR:

@@ -189,7 +189,7 @@ def test_not_contiguous():
 @pytest.mark.parametrize("scale", [10.0, None], ids=["number", "tensor"])
 def test_groups_of_very_many_rows(scale, monkeypatch):
     """Buffers too small for all distances, or for all rows, at once."""
-    monkeypatch.setattr(kernels, "COLUMN_SUMS_BYTES", 2 * 4 * 100)
+    monkeypatch.setattr(kernels, "ROW_SUMS_BYTES", 2 * 4 * 100)
     monkeypatch.setattr(kernels, "SPLITS_BYTES", 32 * 4 * 12)
     scale = torch.tensor(5.0, device=DEVICE) if scale is None else scale
     check(rows(100, 12), None, scale, normalize=True, **NT_XENT, pair_offset=50)
