@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -45,15 +47,22 @@ def linear_accuracy(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     probe = LogisticRegression(C=inverse_penalty, max_iter=max_iter)
     # One thread: these products are so small that threads cost more than they give, and on a busy
     # machine a hundred times more.
-    with warnings.catch_warnings(), threadpool_limits(1):
+    with warnings.catch_warnings(), _thread_pools().limit(limits=1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(_unit(features), labels.numpy())
     return float(probe.score(_unit(test_features), test_labels.numpy()))
+
+
+@functools.cache
+def _thread_pools() -> Any:
+    """Finding the pools takes longer than a fit: once is enough."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _unit(features: Tensor) -> np.ndarray:

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from PIL import Image
 
 from fastssl.cli import main
+from fastssl.evaluation import evaluate_encoder
 from fastssl.training import TrainConfig, train
 
 
@@ -23,6 +25,13 @@ def run_dir(tmp_path_factory):
     )
     train(config)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(
+        "fastssl.training.run.evaluate_encoder", functools.partial(evaluate_encoder, draws=2)
+    )
 
 
 def test_eval_prints_the_table_and_writes_the_report(run_dir, capsys):
