@@ -268,7 +268,11 @@ def main(argv: list[str]) -> int:
     print(f"{options.limit - clock.left():.0f} of {options.limit:.0f} s taken")
     outside = os.environ.get("OUT")
     if outside:
-        for path in sorted(folder.glob("*cuda.*")) + sorted(folder.glob("gpu-*")):
+        # Figures before pictures: a folder that is collected may hold only so many files.
+        made = [
+            p for kind in ("json", "txt", "md", "png") for p in sorted(folder.glob(f"*.{kind}"))
+        ]
+        for path in [p for p in made if "cuda" in p.name or p.name.startswith("gpu-")][:8]:
             shutil.copy(path, outside)
     return 1 if status else 0
 
