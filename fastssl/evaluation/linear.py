@@ -10,8 +10,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-# With rows of unit length, this C was at or near the best of those tried for raw pixels and for trained
-# features on a validation part of the digits' training split (bench/results/digits_recipe.md).
+# With rows of unit length, this C was at or near the best of those tried for raw pixels and for
+# trained features, on a validation part of the training digits (bench/results/digits_recipe.md).
 INVERSE_PENALTY = 100.0
 
 
