@@ -172,9 +172,8 @@ static void backward(const Runtime& runtime, const LseProblem& p, const LseGradi
   Backward b{runtime, p, g, unit > 0 ? unit : 1, weight, weight + padded,
              Schedule(rows, columns, p.symmetric, progress), block, 0};
   for (int64_t i = 0; i < p.x.count; ++i) b.weigh(i);
-  const int64_t workers = rows * columns > 1 ? runtime.threads : 1;
-  runtime.parallel(workers, Backward::run_tiles, &b);
-  runtime.parallel(workers, Backward::run_finish, &b);
+  runtime.parallel(workers(runtime, p), Backward::run_tiles, &b);
+  runtime.parallel(workers(runtime, p), Backward::run_finish, &b);
   delete[] progress;
   delete[] weight;
 }

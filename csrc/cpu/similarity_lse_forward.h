@@ -281,9 +281,8 @@ static void forward(const Runtime& runtime, const LseProblem& p, float* panels, 
   }
   Forward f{runtime, p, panels, lse2, top, Schedule(rows, columns, p.symmetric, progress),
             block, 0, panel_count, round_up(p.d, W) * NR};
-  const int64_t workers = rows * columns > 1 ? runtime.threads : 1;
-  runtime.parallel(workers, Forward::run_pack, &f);
-  runtime.parallel(workers, Forward::run_tiles, &f);
+  runtime.parallel(workers(runtime, p), Forward::run_pack, &f);
+  runtime.parallel(workers(runtime, p), Forward::run_tiles, &f);
   f.finish();
   delete[] progress;
   delete[] top;
