@@ -25,6 +25,7 @@ from fastssl_kernels.similarity_lse_fwd import (
     _similarity_lse_fwd_triangle_finish_kernel,
     _similarity_lse_fwd_triangle_kernel,
 )
+from fastssl_kernels.similarity_lse_shapes import TILES, Tiles
 from fastssl_kernels.similarity_lse_tiles import _similarity_lse_rows_kernel
 
 # With |t| up to this, 2^t and sums of it stay well inside float32, without a running maximum.
@@ -33,89 +34,6 @@ WIDEST = 256  # features that a tile holds whole; wider vectors go by chunks
 ROW_SUMS_BYTES = 2**28
 SPLITS_BYTES = 2**27
 FINISH_ROWS = 64  # what one warp group's matrix instruction takes
-
-
-class Tiles(NamedTuple):
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-    step: int = 0  # features that one product takes at a time; 0: all, held throughout
-    per_processor: int = 1  # programs that one multiprocessor holds at a time
-
-
-# By whether the chip is Hopper's size (227 KiB of shared memory a program) or smaller (99 KiB are
-# enough): (pass, bytes an element, features of a tile or 0 for chunks). Triangles are square.
-TILES: dict[bool, dict[tuple[str, int, int], Tiles]] = {
-    True: {
-        ("triangle", 2, 64): Tiles(128, 128, 8, 3),
-        ("triangle", 2, 128): Tiles(128, 128, 8, 3),
-        ("triangle", 2, 256): Tiles(128, 128, 8, 2),
-        ("triangle", 2, 0): Tiles(128, 128, 8, 3, step=64),
-        ("triangle", 4, 64): Tiles(64, 64, 4, 3, step=32),
-        ("triangle", 4, 128): Tiles(64, 64, 4, 3, step=32),
-        ("triangle", 4, 256): Tiles(64, 64, 4, 3, step=32),
-        ("triangle", 4, 0): Tiles(64, 64, 4, 3, step=32),
-        ("fwd", 2, 64): Tiles(128, 128, 8, 3),
-        ("fwd", 2, 128): Tiles(128, 128, 8, 3),
-        ("fwd", 2, 256): Tiles(128, 64, 8, 3),
-        ("fwd", 2, 0): Tiles(128, 128, 8, 3, step=64),
-        ("fwd", 4, 64): Tiles(64, 64, 4, 3, step=32),
-        ("fwd", 4, 128): Tiles(64, 64, 4, 3, step=32),
-        ("fwd", 4, 256): Tiles(64, 64, 4, 3, step=32),
-        ("fwd", 4, 0): Tiles(64, 64, 4, 3, step=32),
-        ("bwd", 2, 64): Tiles(128, 128, 8, 3),
-        ("bwd", 2, 128): Tiles(128, 128, 8, 3),
-        ("bwd", 2, 256): Tiles(128, 64, 8, 2),
-        ("bwd", 2, 0): Tiles(128, 64, 8, 2, step=64),
-        ("bwd", 4, 64): Tiles(64, 64, 4, 2, step=32),
-        ("bwd", 4, 128): Tiles(64, 64, 8, 2, step=32),
-        ("bwd", 4, 256): Tiles(64, 64, 8, 2, step=32),
-        ("bwd", 4, 0): Tiles(64, 64, 8, 2, step=32),
-        ("bwd safe", 2, 64): Tiles(128, 64, 8, 3),
-        ("bwd safe", 2, 128): Tiles(128, 64, 8, 3),
-        ("bwd safe", 2, 256): Tiles(64, 64, 8, 2),
-        ("bwd safe", 2, 0): Tiles(64, 64, 8, 2, step=64),
-        ("bwd safe", 4, 64): Tiles(64, 32, 4, 2, step=32),
-        ("bwd safe", 4, 128): Tiles(64, 32, 8, 2, step=32),
-        ("bwd safe", 4, 256): Tiles(64, 32, 8, 2, step=32),
-        ("bwd safe", 4, 0): Tiles(64, 32, 8, 2, step=32),
-    },
-    False: {
-        ("triangle", 2, 64): Tiles(128, 128, 8, 3),
-        ("triangle", 2, 128): Tiles(128, 128, 8, 3),
-        ("triangle", 2, 256): Tiles(64, 64, 4, 2),
-        ("triangle", 2, 0): Tiles(64, 64, 4, 2, step=64),
-        ("triangle", 4, 64): Tiles(32, 32, 4, 2, step=32),
-        ("triangle", 4, 128): Tiles(32, 32, 4, 2, step=32),
-        ("triangle", 4, 256): Tiles(32, 32, 4, 2, step=32),
-        ("triangle", 4, 0): Tiles(32, 32, 4, 2, step=32),
-        ("fwd", 2, 64): Tiles(128, 64, 8, 3),
-        ("fwd", 2, 128): Tiles(128, 64, 8, 3),
-        ("fwd", 2, 256): Tiles(64, 64, 4, 2),
-        ("fwd", 2, 0): Tiles(64, 64, 4, 2, step=64),
-        ("fwd", 4, 64): Tiles(64, 32, 4, 2, step=32),
-        ("fwd", 4, 128): Tiles(64, 32, 4, 2, step=32),
-        ("fwd", 4, 256): Tiles(64, 32, 4, 2, step=32),
-        ("fwd", 4, 0): Tiles(64, 32, 4, 2, step=32),
-        ("bwd", 2, 64): Tiles(128, 64, 8, 2),
-        ("bwd", 2, 128): Tiles(64, 64, 4, 2),
-        ("bwd", 2, 256): Tiles(64, 32, 8, 2),
-        ("bwd", 2, 0): Tiles(64, 32, 4, 2, step=64),
-        ("bwd", 4, 64): Tiles(64, 32, 8, 2, step=32),
-        ("bwd", 4, 128): Tiles(64, 32, 8, 2, step=32),
-        ("bwd", 4, 256): Tiles(64, 32, 8, 2, step=32),
-        ("bwd", 4, 0): Tiles(64, 32, 8, 2, step=32),
-        ("bwd safe", 2, 64): Tiles(128, 64, 8, 2),
-        ("bwd safe", 2, 128): Tiles(64, 64, 8, 2),
-        ("bwd safe", 2, 256): Tiles(64, 32, 8, 2),
-        ("bwd safe", 2, 0): Tiles(64, 32, 8, 2, step=64),
-        ("bwd safe", 4, 64): Tiles(64, 32, 8, 2, step=32),
-        ("bwd safe", 4, 128): Tiles(64, 32, 8, 2, step=32),
-        ("bwd safe", 4, 256): Tiles(64, 32, 8, 2, step=32),
-        ("bwd safe", 4, 0): Tiles(64, 32, 8, 2, step=32),
-    },
-}
 
 
 class Device(NamedTuple):
