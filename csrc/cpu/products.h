@@ -42,17 +42,13 @@ static __attribute__((noinline)) void multiply_panel(const float* a, int64_t lda
     }
 }
 
-// out [MR, NR] = a · panel over all d features, in sums of at most `cut`: a product near the norm,
-// summed in one go, loses digits that a large scale would miss.
+// out [MR, NR] = a · panel over all d features, in sums of at most `cut`
 FASTSSL_INLINE void multiply(const float* a, int64_t lda, const float* panel, int64_t d, int64_t cut,
                              float* out, int64_t ldo) {
   multiply_panel<false>(a, lda, panel, lower(cut, d), out, ldo);
   for (int64_t k = cut; k < d; k += cut)
     multiply_panel<true>(a + k, lda, panel + k * NR, lower(cut, d - k), out, ldo);
 }
-
-constexpr int64_t kCut = 64;      // where the scale is moderate
-constexpr int64_t kFineCut = 32;  // where it may be anything
 
 // c [rows ≤ MC, N·W columns] += Σ_k g(r, k) · b[k, N·W columns]
 template <int N>
@@ -61,7 +57,11 @@ static __attribute__((noinline)) void accumulate_group(const float* g, int64_t g
                                                        float* c, int64_t ldc, int64_t rows) {
   vf acc[MC][N];
   for (int r = 0; r < MC; ++r)
-    for (int v = 0; v < N; ++v) acc[r][v] = vf{};
+    for (int v = 0; v < N; ++v) {
+      acc[r][v] = vf{};
+      // Another core may have written c last: ask for it now, wanted when the sums are done.
+      __builtin_prefetch(c + r * ldc + v * W, 1);
+    }
   for (int64_t k = 0; k < depth; ++k) {
     vf x[N];
     for (int v = 0; v < N; ++v) x[v] = load(b + k * ldb + v * W);

@@ -128,6 +128,7 @@ struct Prepared {
                .normalized = normalize,
                .symmetric = !ty,
                .bounded = bound <= kBound,
+               .cut = bound <= 8 ? 128 : bound <= kBound ? 64 : 32,
                .excluded = {self_offset.value_or(-1), exclude_pair ? pair_offset.value_or(-1) : -1},
                .pair = pair_offset.value_or(-1)};
   }

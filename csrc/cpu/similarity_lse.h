@@ -30,6 +30,7 @@ struct LseProblem {
   bool normalized;       // rows were divided by their norms
   bool symmetric;        // y is x
   bool bounded;          // |scale2 · x·y| is small enough for sums without a running maximum
+  int64_t cut;           // features summed in one go: long sums lose digits that scale2 multiplies
   int64_t excluded[2];   // row i may not see column (i + offset) mod K; -1: none
   int64_t pair;          // row i's pair is column (i + pair) mod K; -1: none
 };

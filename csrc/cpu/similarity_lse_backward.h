@@ -62,7 +62,7 @@ struct Backward {
       const vf scale = splat(p.scale2);
       for (int64_t c = 0; c < columns; c += NR)
         for (int64_t r = 0; r < rows; r += MR) {
-          multiply(x + r * p.ld, p.ld, panels + c / NR * panel_stride(), p.d, kCut,
+          multiply(x + r * p.ld, p.ld, panels + c / NR * panel_stride(), p.d, p.cut,
                    weights + r * ld + c, ld);
           for (int i = 0; i < MR; ++i)
             for (int v = 0; v < NV; ++v) {
@@ -73,7 +73,7 @@ struct Backward {
             }
         }
     } else {
-      Forward::products_to(p, t, block, panels, panel_stride(), kFineCut, weights, ld);
+      Forward::products_to(p, t, block, panels, panel_stride(), weights, ld);
       any_range(t, rows, columns, weights, ld);
     }
     if (excluded.any(rows))

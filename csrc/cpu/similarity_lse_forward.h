@@ -171,7 +171,7 @@ struct Forward {
       const float* panel = panels + (t.column * block + c) / NR * panel_stride;
       vf column_sum[NV] = {};
       for (int64_t r = 0; r < rows; r += MR) {
-        multiply(a + r * p.ld, p.ld, panel, p.d, kCut, products, NR);
+        multiply(a + r * p.ld, p.ld, panel, p.d, p.cut, products, NR);
         for (int i = 0; i < MR; ++i) {
           vf e[NV];
           for (int v = 0; v < NV; ++v) e[v] = exp2(load(products + i * NR + v * W) * scale);
@@ -208,7 +208,7 @@ struct Forward {
   // Any range: the tile's products to scratch, then each row (and column) about its own maximum.
   void any_range(const Tile& t, bool both, float* s) {
     const int64_t rows = rows_of(t), columns = columns_of(t), ld = block + 16;
-    products_to(p, t, block, panels + t.column * block / NR * panel_stride, panel_stride, kFineCut, s, ld);
+    products_to(p, t, block, panels + t.column * block / NR * panel_stride, panel_stride, s, ld);
     const vf scale = splat(p.scale2), lowest = splat(-__builtin_inff());
     const Exclusions excluded = exclusions(t);
     for (int64_t r = 0; r < rows; ++r) {
@@ -259,13 +259,13 @@ struct Forward {
 
   // s [rows, columns] = x·y of a tile
   static void products_to(const LseProblem& p, const Tile& t, int64_t block, const float* panels,
-                          int64_t panel_stride, int64_t cut, float* s, int64_t ld) {
+                          int64_t panel_stride, float* s, int64_t ld) {
     const int64_t rows = lower(block, p.x.count - t.row * block);
     const int64_t columns = lower(block, p.y.count - t.column * block);
     for (int64_t c = 0; c < columns; c += NR)
       for (int64_t r = 0; r < rows; r += MR)
         multiply(p.x.data + (t.row * block + r) * p.ld, p.ld, panels + c / NR * panel_stride, p.d,
-                 cut, s + r * ld + c, ld);
+                 p.cut, s + r * ld + c, ld);
   }
 };
 
