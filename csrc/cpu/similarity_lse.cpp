@@ -149,13 +149,12 @@ std::tuple<Tensor, Tensor> forward(
   {
     const int64_t columns = p.problem.y.count, block = k.block(m > columns ? m : columns);
     const auto panels = allocate<float>((columns + block - 1) / block * block * p.problem.ld);
-    k.forward(runtime(), p.problem, panels.get(), doubles(lse));
+    k.forward(runtime(), p.problem, panels.get(), doubles(lse), doubles(pair));
   }
-  for (int64_t i = 0; i < m; ++i) doubles(lse)[i] *= kLn2;
-  if (p.problem.pair >= 0)
-    k.pairs(runtime(), p.problem, doubles(pair));
-  for (int64_t i = 0; i < m; ++i)
-    doubles(pair)[i] = p.problem.pair >= 0 ? doubles(pair)[i] * p.scale : 0;
+  for (int64_t i = 0; i < m; ++i) {
+    doubles(lse)[i] *= kLn2;
+    doubles(pair)[i] *= p.scale;
+  }
   return {lse, pair};
 }
 

@@ -55,8 +55,8 @@ struct LseKernels {
   // element is not finite.
   double (*prepare)(const Runtime&, const float* src, int64_t rows, int64_t padded, int64_t d,
                     bool normalize, float* dst, int64_t ld, float* inv_norm);
-  void (*forward)(const Runtime&, const LseProblem&, float* panels, double* lse2);  // lse2 [M]
-  void (*pairs)(const Runtime&, const LseProblem&, double* cosine);                 // [M]
+  // panels: room for y, padded; lse2 [M]; cosine [M] of the pairs, 0 without
+  void (*forward)(const Runtime&, const LseProblem&, float* panels, double* lse2, double* cosine);
   void (*backward)(const Runtime&, const LseProblem&, const LseGradients&);
 };
 

@@ -116,7 +116,8 @@ struct Forward {
   double* lse2;    // [M]: running sums until finish()
   float* top;      // [M] running maxima where not bounded
   Schedule schedule;
-  int64_t block, next_panel, panel_count, panel_stride;
+  double* cosine;  // [M] of the pairs
+  int64_t block, next_panel, panel_count, panel_stride, next_row;
 
   static void run_pack(void* self) { static_cast<Forward*>(self)->pack(); }
   static void run_tiles(void* self) { static_cast<Forward*>(self)->tiles(); }
@@ -134,13 +135,17 @@ struct Forward {
     Tile tile;
     while (schedule.take(tile)) {
       if (!tile.idle) {
-        const bool both = p.symmetric && tile.row != tile.column;
+        const bool diagonal = p.symmetric && tile.row == tile.column;
+        // Of a tile on the diagonal half is enough, if the diagonal itself is left out.
+        const bool half = diagonal && p.excluded[0] == 0;
+        const bool both = p.symmetric && (!diagonal || half);
         if (!p.bounded)
-          any_range(tile, both, scratch);
-        else if (masked(tile))
-          both ? bounded<true, true>(tile, scratch) : bounded<true, false>(tile, scratch);
+          any_range(tile, both && !half, scratch);
+        else if (half || masked(tile))
+          both ? bounded<true, true>(tile, half, scratch) : bounded<true, false>(tile, half, scratch);
         else
-          both ? bounded<false, true>(tile, scratch) : bounded<false, false>(tile, scratch);
+          both ? bounded<false, true>(tile, half, scratch)
+               : bounded<false, false>(tile, half, scratch);
       }
       schedule.finish(tile);
     }
@@ -157,8 +162,9 @@ struct Forward {
   int64_t scratch_bytes() const { return 4 * (block * (block + 16) + block * (W + 2) + 64); }
 
   // |scale2 · x·y| is bounded: plain sums of powers, each computed once for its row and its column.
+  // half: only entries above the diagonal.
   template <bool MASKED, bool BOTH>
-  void bounded(const Tile& t, float* scratch) {
+  void bounded(const Tile& t, bool half, float* scratch) {
     const int64_t rows = rows_of(t), columns = columns_of(t);
     const float* a = p.x.data + t.row * block * p.ld;
     const vf scale = splat(p.scale2);
@@ -170,7 +176,7 @@ struct Forward {
     for (int64_t c = 0; c < columns; c += NR) {
       const float* panel = panels + (t.column * block + c) / NR * panel_stride;
       vf column_sum[NV] = {};
-      for (int64_t r = 0; r < rows; r += MR) {
+      for (int64_t r = 0; r < (half ? lower(rows, c + NR) : rows); r += MR) {
         multiply(a + r * p.ld, p.ld, panel, p.d, p.cut, products, NR);
         for (int i = 0; i < MR; ++i) {
           vf e[NV];
@@ -181,8 +187,9 @@ struct Forward {
             const int32_t end = r + i < rows ? int32_t(columns - c) : 0;
             for (int v = 0; v < NV; ++v) {
               const vi lane = lanes() + v * W;
-              const vi allowed =
+              vi allowed =
                   (lane < end) & (lane != at[0] - int32_t(c)) & (lane != at[1] - int32_t(c));
+              if (half) allowed &= lane > int32_t(r + i - c);
               e[v] = allowed ? e[v] : vf{};
             }
           }
@@ -252,9 +259,26 @@ struct Forward {
     return top[i] = m;
   }
 
+  static void run_finish(void* self) { static_cast<Forward*>(self)->finish(); }
+
   void finish() {
-    for (int64_t i = 0; i < p.x.count; ++i)
-      lse2[i] = __builtin_log2(lse2[i]) + (p.bounded ? 0 : top[i]);
+    for (;;) {
+      const int64_t begin = __atomic_fetch_add(&next_row, 256, __ATOMIC_RELAXED);
+      if (begin >= p.x.count) return;
+      for (int64_t i = begin; i < lower(begin + 256, p.x.count); ++i) {
+        lse2[i] = __builtin_log2(lse2[i]) + (p.bounded ? 0 : top[i]);
+        cosine[i] = p.pair < 0 ? 0 : pair(i);
+      }
+    }
+  }
+
+  // x_i · y_pair(i)
+  double pair(int64_t i) const {
+    const float* a = p.x.data + i * p.ld;
+    const float* b = p.y.data + (i + p.pair) % p.y.count * p.ld;
+    vf dot{};
+    for (int64_t k = 0; k < p.d; k += W) dot += load(a + k) * load(b + k);
+    return sum(dot);
   }
 
   // s [rows, columns] = x·y of a tile
@@ -269,7 +293,8 @@ struct Forward {
   }
 };
 
-static void forward(const Runtime& runtime, const LseProblem& p, float* panels, double* lse2) {
+static void forward(const Runtime& runtime, const LseProblem& p, float* panels, double* lse2,
+                    double* cosine) {
   const int64_t block = block_rows(p.x.count > p.y.count ? p.x.count : p.y.count);
   const int64_t rows = (p.x.count + block - 1) / block, columns = (p.y.count + block - 1) / block;
   const int64_t panel_count = columns * block / NR;
@@ -280,21 +305,10 @@ static void forward(const Runtime& runtime, const LseProblem& p, float* panels, 
     if (!p.bounded) top[i] = -__builtin_inff();
   }
   Forward f{runtime, p, panels, lse2, top, Schedule(rows, columns, p.symmetric, progress),
-            block, 0, panel_count, round_up(p.d, W) * NR};
+            cosine, block, 0, panel_count, round_up(p.d, W) * NR, 0};
   runtime.parallel(workers(runtime, p), Forward::run_pack, &f);
   runtime.parallel(workers(runtime, p), Forward::run_tiles, &f);
-  f.finish();
+  runtime.parallel(workers(runtime, p), Forward::run_finish, &f);
   delete[] progress;
   delete[] top;
-}
-
-// cosine[i] = x_i · y_pair(i)
-static void pairs(const Runtime&, const LseProblem& p, double* cosine) {
-  for (int64_t i = 0; i < p.x.count; ++i) {
-    const float* a = p.x.data + i * p.ld;
-    const float* b = p.y.data + (i + p.pair) % p.y.count * p.ld;
-    vf dot{};
-    for (int64_t k = 0; k < p.d; k += W) dot += load(a + k) * load(b + k);
-    cosine[i] = sum(dot);
-  }
 }

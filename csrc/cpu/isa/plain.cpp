@@ -14,5 +14,5 @@ namespace {
 #include "cpu/similarity_lse_forward.h"
 #include "cpu/similarity_lse_backward.h"
 }  // namespace
-const LseKernels similarity_lse = {W, block_rows, prepare, forward, pairs, backward};
+const LseKernels similarity_lse = {W, block_rows, prepare, forward, backward};
 }  // namespace fastssl::plain
