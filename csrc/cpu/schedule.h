@@ -76,7 +76,9 @@ class Schedule {
 
 // Block sizes: multiples of every panel and group height below, small where the matrix is small so
 // that the threads have tiles to share, bounded so that a tile's working set stays in the L2 cache.
-static int64_t block_rows(int64_t rows) { return rows >= 1536 ? 288 : rows >= 512 ? 96 : 48; }
+static int64_t block_rows(int64_t rows) {
+  return rows >= 8192 ? 384 : rows >= 1536 ? 192 : rows >= 512 ? 96 : 48;
+}
 
 // Threads worth waking: waking one costs about as much as a product of this size.
 static int64_t workers(const Runtime& runtime, const LseProblem& p) {
