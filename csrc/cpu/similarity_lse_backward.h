@@ -60,8 +60,9 @@ struct Backward {
     const float* column_weight = weight + t.column * block;
     if (p.bounded) {
       const vf scale = splat(p.scale2);
+      const bool half = p.symmetric && t.row == t.column;  // the rest is its mirror image
       for (int64_t c = 0; c < columns; c += NR)
-        for (int64_t r = 0; r < rows; r += MR) {
+        for (int64_t r = 0; r < (half ? lower(rows, c + NR) : rows); r += MR) {
           multiply(x + r * p.ld, p.ld, panels + c / NR * panel_stride(), p.d, p.cut,
                    weights + r * ld + c, ld);
           for (int i = 0; i < MR; ++i)
@@ -72,6 +73,7 @@ struct Backward {
               store(s, exp2(load(s) * scale) * w);
             }
         }
+      if (half) mirror(weights, ld, rows);
     } else {
       Forward::products_to(p, t, block, panels, panel_stride(), weights, ld);
       any_range(t, rows, columns, weights, ld);
@@ -82,6 +84,17 @@ struct Backward {
         excluded.of(r, at);
         for (int32_t c : at)
           if (c >= 0) weights[r * ld + c] = 0;
+      }
+  }
+
+  // Fills in below the diagonal what stands above it.
+  static void mirror(float* square, int64_t ld, int64_t rows) {
+    for (int64_t r = 0; r < rows; r += W)
+      for (int64_t c = 0; c < r; c += W) {
+        vf v[W];
+        for (int l = 0; l < W; ++l) v[l] = load(square + (c + l) * ld + r);
+        transpose(v);
+        for (int l = 0; l < W; ++l) store(square + (r + l) * ld + c, v[l]);
       }
   }
 
