@@ -12,17 +12,9 @@
 #pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prfchw")
 #endif
 
+#define FASTSSL_ISA avx512
 #define FASTSSL_WIDTH 16
-namespace fastssl::avx512 {
-namespace {
-#include "cpu/vec.h"
-#include "cpu/schedule.h"
-#include "cpu/products.h"
-#include "cpu/similarity_lse_forward.h"
-#include "cpu/similarity_lse_backward.h"
-}  // namespace
-const LseKernels similarity_lse = {W, block_rows, prepare, forward, backward};
-}  // namespace fastssl::avx512
+#include "cpu/isa/kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -5,14 +5,6 @@
 
 #include "cpu/similarity_lse.h"
 
+#define FASTSSL_ISA plain
 #define FASTSSL_WIDTH 4
-namespace fastssl::plain {
-namespace {
-#include "cpu/vec.h"
-#include "cpu/schedule.h"
-#include "cpu/products.h"
-#include "cpu/similarity_lse_forward.h"
-#include "cpu/similarity_lse_backward.h"
-}  // namespace
-const LseKernels similarity_lse = {W, block_rows, prepare, forward, backward};
-}  // namespace fastssl::plain
+#include "cpu/isa/kernels.h"
