@@ -134,9 +134,10 @@ struct Prepared {
   }
 };
 
-std::tuple<Tensor, Tensor> forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> y, std::optional<Tensor> scale, double factor, bool normalize,
-    std::optional<int64_t> self_offset, std::optional<int64_t> pair_offset, bool exclude_pair) {
+    std::optional<int64_t> self_offset, std::optional<int64_t> pair_offset, bool exclude_pair,
+    bool, bool) {
   const int64_t m = x.size(0);
   Tensor lse = vector(x, m, ScalarType::Double), pair = vector(x, m, ScalarType::Double);
   const Prepared p(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair);
@@ -144,7 +145,7 @@ std::tuple<Tensor, Tensor> forward(
   if (!p.valid) {
     torch::stable::fill_(lse, kNaN);
     torch::stable::fill_(pair, kNaN);
-    return {lse, pair};
+    return {lse, pair, vector(x, 0, ScalarType::Double), vector(x, 0, ScalarType::Float)};
   }
   {
     const int64_t columns = p.problem.y.count, block = k.block(m > columns ? m : columns);
@@ -155,7 +156,7 @@ std::tuple<Tensor, Tensor> forward(
     doubles(lse)[i] *= kLn2;
     doubles(pair)[i] *= p.scale;
   }
-  return {lse, pair};
+  return {lse, pair, vector(x, 0, ScalarType::Double), vector(x, 0, ScalarType::Float)};
 }
 
 // A gradient buffer the kernels can write: the result itself where its rows are whole vectors of
@@ -177,8 +178,8 @@ struct GradientRows {
 };
 
 std::tuple<Tensor, Tensor, Tensor> backward(
-    Tensor d_lse, Tensor d_pair, Tensor x, std::optional<Tensor> y, std::optional<Tensor> scale,
-    Tensor lse, double factor, bool normalize, std::optional<int64_t> self_offset,
+    Tensor d_lse, Tensor d_pair, std::optional<Tensor>, Tensor x, std::optional<Tensor> y,
+    std::optional<Tensor> scale, Tensor lse, std::optional<Tensor>, double factor, bool normalize, std::optional<int64_t> self_offset,
     std::optional<int64_t> pair_offset, bool exclude_pair, bool need_x, bool need_y,
     bool need_scale) {
   const int64_t m = x.size(0);

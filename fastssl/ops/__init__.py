@@ -1,5 +1,5 @@
-"""The ops: checks, schemas, fake implementations, autograd and dispatch."""
+"""Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
-from fastssl.ops.similarity_lse import similarity_lse
+from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
 
-__all__ = ["similarity_lse"]
+__all__ = ["similarity_lse", "similarity_lse_both"]

@@ -54,9 +54,46 @@ def similarity_lse(
         BackendError: a backend was asked for that cannot serve these tensors.
     """
     _check(x, y, scale, self_offset, pair_offset, exclude_pair)
+    lse, pair, _ = _similarity_lse(
+        x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns=False
+    )
+    return lse, pair
+
+
+def similarity_lse_both(
+    x: Tensor,  # [M, D]
+    y: Tensor,  # [K, D]
+    scale: float | Tensor = 1.0,
+    *,
+    normalize: bool = False,
+    self_offset: int | None = None,
+    pair_offset: int | None = None,
+    exclude_pair: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exps of the rows and of the columns of one similarity matrix, from one pass.
+
+    ``lse_i = log Σ_{j allowed} exp(scale · x_i·y_j)`` and
+    ``column_lse_j = log Σ_{i allowed} exp(scale · x_i·y_j)``; what is excluded is left out of
+    both sums. Arguments, dtypes and errors as :func:`similarity_lse`.
+
+    Returns:
+        ``(lse [M], pair [M], column_lse [K])``, float64.
+    """
+    if y is None:
+        raise ValueError("y must be a tensor: with y=None rows and columns have the same sums")
+    _check(x, y, scale, self_offset, pair_offset, exclude_pair)
+    return _similarity_lse(
+        x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns=True
+    )
+
+
+def _similarity_lse(
+    x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns
+) -> tuple[Tensor, Tensor, Tensor]:
     backend = backends.select("similarity_lse", x.device.type)
-    if backend == "reference" or x.dtype == torch.float64:
-        return references.similarity_lse(
+    native = backend == "native"  # which cannot do columns and means yet
+    if backend == "reference" or x.dtype == torch.float64 or (columns and native):
+        return references.similarity_lse_both(
             x,
             y,
             scale,
@@ -67,38 +104,90 @@ def similarity_lse(
         )
     tensor_scale = scale if isinstance(scale, Tensor) else None
     factor = 1.0 if isinstance(scale, Tensor) else float(scale)
+    # Columns that want no gradient, such as a queue: one pass gives the rows' gradient as well.
+    learning = x.requires_grad or (tensor_scale is not None and tensor_scale.requires_grad)
+    frozen = (
+        y is not None
+        and not y.requires_grad
+        and learning
+        and torch.is_grad_enabled()
+        and not native
+    )
+    options = (factor, normalize, self_offset, pair_offset, exclude_pair)
     return _SimilarityLse.apply(
-        x, y, tensor_scale, factor, normalize, self_offset, pair_offset, exclude_pair, backend
+        x, y, tensor_scale, *options, columns, frozen and not columns, backend
     )
 
 
 class _SimilarityLse(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, backend
-    ):
+        ctx, x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns, mean,
+        backend,
+    ):  # fmt: skip
         options = (factor, normalize, self_offset, pair_offset, exclude_pair)
-        lse, pair = backends.raw("similarity_lse_fwd", backend)(x, y, scale, *options)
-        ctx.save_for_backward(x, y, scale, lse)
-        ctx.options, ctx.backend = options, backend
-        if pair_offset is None:
-            ctx.mark_non_differentiable(pair)
-        return lse, pair
+        lse, pair, column_lse, means = backends.raw("similarity_lse_fwd", backend)(
+            x, y, scale, *options, columns, mean
+        )
+        ctx.save_for_backward(x, y, scale, lse, column_lse if columns else None, means)
+        ctx.options, ctx.columns, ctx.mean, ctx.backend = options, columns, mean, backend
+        unused = [pair] if pair_offset is None else []
+        unused += [] if columns else [column_lse]
+        ctx.mark_non_differentiable(*unused)
+        return lse, pair, column_lse
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_lse, d_pair):
-        x, y, scale, lse = ctx.saved_tensors
+    def backward(ctx, d_lse, d_pair, d_column_lse):
+        x, y, scale, lse, column_lse, means = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        d_x, d_y, d_scale = backends.raw("similarity_lse_bwd", ctx.backend)(
-            d_lse, d_pair, x, y, scale, lse, *ctx.options, *needs
-        )
+        if ctx.mean:
+            d_x, d_scale = _bwd_from_mean(d_lse, d_pair, x, y, scale, means, *ctx.options)
+            d_y = None
+        else:
+            d_x, d_y, d_scale = backends.raw("similarity_lse_bwd", ctx.backend)(
+                d_lse, d_pair, d_column_lse if ctx.columns else None,
+                x, y, scale, lse, column_lse, *ctx.options, *needs,
+            )  # fmt: skip
         return (
             d_x if needs[0] else None,
             d_y if needs[1] else None,
             d_scale if needs[2] else None,
-            *[None] * 6,
+            *[None] * 8,
         )
+
+
+def _bwd_from_mean(
+    d_lse,  # [M]
+    d_pair,  # [M]
+    x,  # [M, D]
+    y,  # [K, D]
+    scale,
+    mean,  # [M, D] Σ_j p_ij y_j, y normalised where x is
+    factor,
+    normalize,
+    self_offset,
+    pair_offset,
+    exclude_pair,
+):
+    """The gradients of x and scale where the forward kept each row's softmax-weighted mean."""
+    rows = x.double()
+    if normalize:
+        inverse = references.inverse_norms(rows)  # [M, 1]
+        rows = rows * inverse
+    direction = d_lse[:, None] * mean  # [M, D]
+    if pair_offset is not None:
+        partners = torch.arange(len(x), device=x.device) + pair_offset
+        pairs = y[partners % len(y)].double()
+        if normalize:
+            pairs = pairs * references.inverse_norms(pairs)
+        direction = direction + d_pair[:, None] * pairs
+    along = (rows * direction).sum(1, keepdim=True)  # [M, 1]
+    d_scale = None if scale is None else (along.sum() * factor).to(scale.dtype)
+    if normalize:
+        direction = (direction - rows * along) * inverse
+    gain = factor if scale is None else scale * factor
+    return (direction * gain).to(x.dtype), d_scale
 
 
 def _check(x, y, scale, self_offset, pair_offset, exclude_pair) -> None:
@@ -151,14 +240,24 @@ _OPTIONS = (
 )
 
 
-def _fwd_fake(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):
+def _fwd_fake(
+    x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns, mean
+):
+    def vector(length):
+        return x.new_empty(length, dtype=torch.float64)
+
     m = x.shape[0]
-    return x.new_empty(m, dtype=torch.float64), x.new_empty(m, dtype=torch.float64)
+    return (
+        vector(m),
+        vector(m),
+        vector(y.shape[0] if columns else 0),
+        x.new_empty(x.shape if mean else 0, dtype=torch.float32),
+    )
 
 
 def _bwd_fake(
-    d_lse, d_pair, x, y, scale, lse, factor, normalize, self_offset, pair_offset, exclude_pair,
-    need_x, need_y, need_scale,
+    d_lse, d_pair, d_column_lse, x, y, scale, lse, column_lse,
+    factor, normalize, self_offset, pair_offset, exclude_pair, need_x, need_y, need_scale,
 ):  # fmt: skip
     # What is not needed comes back as an empty tensor.
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0)
@@ -167,8 +266,8 @@ def _bwd_fake(
     return d_x, d_y, d_scale
 
 
-def _reference_fwd(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):
-    return references.similarity_lse(
+def _reference(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):
+    return references.similarity_lse_both(
         x,
         y,
         factor if scale is None else scale * factor,
@@ -179,9 +278,26 @@ def _reference_fwd(x, y, scale, factor, normalize, self_offset, pair_offset, exc
     )
 
 
+def _reference_fwd(x, y, scale, *options_columns_mean):
+    *options, columns, mean = options_columns_mean
+    lse, pair, column_lse = _reference(x, y, scale, *options)
+    means = x.new_empty(0, dtype=torch.float32)
+    if mean:  # it is the gradient of lse for x where the scale is 1 and x is not normalised
+        factor, normalize, *rest = options
+        gain = factor if scale is None else scale.double() * factor
+        rows, others = x.detach().double(), y.detach().double()
+        if normalize:
+            rows, others = references.unit_rows(rows), references.unit_rows(others)
+        rows = (rows * gain).requires_grad_()
+        with torch.enable_grad():
+            again = _reference(rows, others, None, 1.0, False, *rest)[0]
+        means = torch.autograd.grad(again.sum(), rows)[0].float()
+    return lse, pair, column_lse if columns else column_lse.new_empty(0), means
+
+
 def _reference_bwd(
-    d_lse, d_pair, x, y, scale, lse, factor, normalize, self_offset, pair_offset, exclude_pair,
-    need_x, need_y, need_scale,
+    d_lse, d_pair, d_column_lse, x, y, scale, lse, column_lse,
+    factor, normalize, self_offset, pair_offset, exclude_pair, need_x, need_y, need_scale,
 ):  # fmt: skip
     inputs = [
         t.detach().requires_grad_(need) if t is not None else None
@@ -189,8 +305,10 @@ def _reference_bwd(
     ]
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     with torch.enable_grad():
-        outputs = _reference_fwd(*inputs, factor, normalize, self_offset, pair_offset, exclude_pair)
-    gradients = iter(torch.autograd.grad(outputs, wanted, (d_lse, d_pair), materialize_grads=True))
+        outputs = _reference(*inputs, factor, normalize, self_offset, pair_offset, exclude_pair)
+    n = 2 if d_column_lse is None else 3
+    upstream = (d_lse, d_pair, d_column_lse)[:n]
+    gradients = iter(torch.autograd.grad(outputs[:n], wanted, upstream, materialize_grads=True))
     return tuple(
         next(gradients).contiguous() if need else x.new_empty(0)
         for need in (need_x, need_y, need_scale)
@@ -198,15 +316,16 @@ def _reference_bwd(
 
 
 define(
-    f"similarity_lse_fwd(Tensor x, Tensor? y, Tensor? scale, {_OPTIONS}) -> (Tensor, Tensor)",
+    f"similarity_lse_fwd(Tensor x, Tensor? y, Tensor? scale, {_OPTIONS}, bool columns, bool mean) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fwd_fake,
     reference=_reference_fwd,
     module="similarity_lse",
 )
 define(
-    "similarity_lse_bwd(Tensor d_lse, Tensor d_pair, Tensor x, Tensor? y, Tensor? scale, "
-    f"Tensor lse, {_OPTIONS}, bool need_x, bool need_y, bool need_scale) "
-    "-> (Tensor, Tensor, Tensor)",
+    "similarity_lse_bwd(Tensor d_lse, Tensor d_pair, Tensor? d_column_lse, Tensor x, Tensor? y, "
+    f"Tensor? scale, Tensor lse, Tensor? column_lse, {_OPTIONS}, "
+    "bool need_x, bool need_y, bool need_scale) -> (Tensor, Tensor, Tensor)",
     fake=_bwd_fake,
     reference=_reference_bwd,
     module="similarity_lse",

@@ -9,6 +9,12 @@ from torch import Tensor
 NORM_EPS = 1e-12
 
 
+def inverse_norms(x: Tensor) -> Tensor:
+    """1/‖x_i‖ of the rows of ``x`` [M, D], as [M, 1]; 0 for rows without direction."""
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return torch.where(norm < NORM_EPS, 0.0, 1.0 / norm)
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of ``x`` [M, D] divided by their norms; rows without direction become zero."""
     norm = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)  # [M, 1]
@@ -22,13 +28,23 @@ def similarity_lse(
     x: Tensor,  # [M, D]
     y: Tensor | None = None,  # [K, D]
     scale: float | Tensor = 1.0,
+    **options,
+) -> tuple[Tensor, Tensor]:
+    """``lse_i = log Σ_j exp(scale · x_i·y_j)`` and the logits of the pairs, both [M]."""
+    return similarity_lse_both(x, y, scale, **options)[:2]
+
+
+def similarity_lse_both(
+    x: Tensor,  # [M, D]
+    y: Tensor | None = None,  # [K, D]
+    scale: float | Tensor = 1.0,
     *,
     normalize: bool = False,
     self_offset: int | None = None,
     pair_offset: int | None = None,
     exclude_pair: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """``lse_i = log Σ_j exp(scale · x_i·y_j)`` and the logits of the pairs, both [M].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the columns' ``log Σ_i exp(scale · x_i·y_j)`` [K].
 
     Everything is computed in float64 where the device has it: this is the truth, not the pace.
     """
@@ -50,12 +66,12 @@ def similarity_lse(
             excluded[i, (i + self_offset) % k] = True
         if exclude_pair and pair_offset is not None:
             excluded[i, (i + pair_offset) % k] = True
-        lse = masked_lse(logits, excluded)
+        lse, column_lse = masked_lse(logits, excluded), masked_lse(logits.T, excluded.T)
 
         pair = logits.new_zeros(m)
         if pair_offset is not None:
             pair = logits[i, (i + pair_offset) % k]
-    return lse, pair
+    return lse, pair, column_lse
 
 
 def masked_lse(logits: Tensor, excluded: Tensor) -> Tensor:

@@ -139,9 +139,9 @@ def test_bitwise_the_same_at_any_number_of_threads(n):
             torch.set_num_threads(threads)
             for scale in (2.0, 100.0):
                 options = (scale, True, 0, n // 2 if n % 2 == 0 else None, n % 2 == 0)
-                lse, pair = raw.similarity_lse_fwd(x, None, None, *options)
+                lse, pair, *_ = raw.similarity_lse_fwd(x, None, None, *options, False, False)
                 d_x, _, _ = raw.similarity_lse_bwd(
-                    upstream, upstream, x, None, None, lse, *options, True, False, False
+                    upstream, upstream, None, x, None, None, lse, None, *options, True, False, False
                 )
                 results.append((scale, lse, pair, d_x))
     finally:
@@ -189,11 +189,11 @@ def test_opcheck(form):
     order = ("normalize", "self_offset", "pair_offset", "exclude_pair")
     flat = [options.get(k, False if k in ("normalize", "exclude_pair") else None) for k in order]
     for scale in (None, torch.tensor(0.7)):
-        torch.library.opcheck(raw.similarity_lse_fwd, (x, y, scale, 2.0, *flat))
-        lse = raw.similarity_lse_fwd(x, y, scale, 2.0, *flat)[0]
+        torch.library.opcheck(raw.similarity_lse_fwd, (x, y, scale, 2.0, *flat, False, False))
+        lse = raw.similarity_lse_fwd(x, y, scale, 2.0, *flat, False, False)[0]
         needs = (True, y is not None, scale is not None)
         torch.library.opcheck(
-            raw.similarity_lse_bwd, (*upstream, x, y, scale, lse, 2.0, *flat, *needs)
+            raw.similarity_lse_bwd, (*upstream, None, x, y, scale, lse, None, 2.0, *flat, *needs)
         )
 
 
@@ -203,13 +203,15 @@ def test_reference_serves_the_raw_op_where_no_kernel_does():
 
     x, y, _, upstream = inputs("shard")
     options = (2.0, True, 24, 72, True)
-    lse, pair = _reference_fwd(x, y, torch.tensor(1.5), *options)
-    native = raw.similarity_lse_fwd(x, y, torch.tensor(1.5), *options)
+    lse, pair, *_ = _reference_fwd(x, y, torch.tensor(1.5), *options, False, False)
+    native = raw.similarity_lse_fwd(x, y, torch.tensor(1.5), *options, False, False)
     assert relative(native[0], lse) < 1e-6
     assert relative(native[1], pair) < 1e-6
     needs = (True, True, True)
-    mine = raw.similarity_lse_bwd(*upstream, x, y, torch.tensor(1.5), lse, *options, *needs)
-    right = _reference_bwd(*upstream, x, y, torch.tensor(1.5), lse, *options, *needs)
+    mine = raw.similarity_lse_bwd(
+        *upstream, None, x, y, torch.tensor(1.5), lse, None, *options, *needs
+    )
+    right = _reference_bwd(*upstream, None, x, y, torch.tensor(1.5), lse, None, *options, *needs)
     for a, b in zip(mine, right, strict=True):
         assert a.shape == b.shape
         assert relative(a, b) < 1e-5
