@@ -1,5 +1,6 @@
 """Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
+from fastssl.ops.similarity_topk import similarity_topk
 
-__all__ = ["similarity_lse", "similarity_lse_both"]
+__all__ = ["similarity_lse", "similarity_lse_both", "similarity_topk"]

@@ -6,5 +6,6 @@ from fastssl.reference.similarity_lse import (
     similarity_lse_both,
     unit_rows,
 )
+from fastssl.reference.similarity_topk import similarity_topk
 
-__all__ = ["inverse_norms", "similarity_lse", "similarity_lse_both", "unit_rows"]
+__all__ = ["inverse_norms", "similarity_lse", "similarity_lse_both", "similarity_topk", "unit_rows"]
