@@ -24,15 +24,25 @@ using torch::stable::Tensor;
 
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-// Sums of powers of two up to ±kBound need no running maximum, whatever the number of columns.
-constexpr double kBound = 80;
+// A float32 similarity carries an error near 2^-24, an exponent that times the scale: up to this
+// bound (a temperature of 0.034 for cosines) losses keep six digits, above it all is in double.
+constexpr double kFloatBound = 42;
+// Sums of powers of two up to ±this need no running maximum in double, whatever the number.
+constexpr double kDoubleBound = 900;
 
-const LseKernels& kernels() {
+template <class Real>
+const LseKernels<Real>& kernels() {
+#define FASTSSL_CHOOSE(isa)                                    \
+  if constexpr (sizeof(Real) == 4)                             \
+    return isa::lse_float;                                     \
+  else                                                         \
+    return isa::lse_double;
 #if defined(__x86_64__)
-  if (selected_isa() == Isa::avx512) return avx512::similarity_lse;
-  if (selected_isa() == Isa::avx2) return avx2::similarity_lse;
+  if (selected_isa() == Isa::avx512) { FASTSSL_CHOOSE(avx512) }
+  if (selected_isa() == Isa::avx2) { FASTSSL_CHOOSE(avx2) }
 #endif
-  return plain::similarity_lse;
+  FASTSSL_CHOOSE(plain)
+#undef FASTSSL_CHOOSE
 }
 
 struct Free {
@@ -68,108 +78,153 @@ void parallel(int64_t workers, void (*fn)(void*), void* ctx) {
 
 Runtime runtime() { return {int64_t(torch::stable::get_num_threads()), parallel, scratch}; }
 
-const float* floats(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
-double* doubles(const Tensor& t) { return static_cast<double*>(t.mutable_data_ptr()); }
+template <class Real>
+constexpr ScalarType kType = sizeof(Real) == 4 ? ScalarType::Float : ScalarType::Double;
+
+const double* doubles(const Tensor& t) { return static_cast<const double*>(t.const_data_ptr()); }
+double* mutable_doubles(const Tensor& t) { return static_cast<double*>(t.mutable_data_ptr()); }
 
 Tensor vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
 }
 
-// Rows as the kernels want them, in memory of their own.
-struct PreparedRows {
-  Buffer<float> data, inv_norm;
-  int64_t count;
-  double largest;  // norm, before normalisation; NaN if an element is not finite
-
-  PreparedRows(const Tensor& t, int64_t padded, bool normalize, int64_t ld)
-      : data(allocate<float>(padded * ld)), inv_norm(allocate<float>(t.size(0))), count(t.size(0)) {
-    const Tensor source = torch::stable::contiguous(torch::stable::to(t, ScalarType::Float));
-    largest = kernels().prepare(runtime(), floats(source), count, padded, t.size(1), normalize,
-                                data.get(), ld, inv_norm.get());
-  }
-  Rows view() const { return {data.get(), inv_norm.get(), count}; }
+struct Options {
+  double scale;
+  bool normalize;
+  std::optional<int64_t> self_offset, pair_offset;
+  bool exclude_pair, columns;
 };
 
 double value_of(const std::optional<Tensor>& scale, double factor) {
   if (!scale) return factor;
-  const Tensor wide = torch::stable::to(*scale, ScalarType::Double);
-  return factor * *static_cast<const double*>(wide.const_data_ptr());
+  return factor * *doubles(torch::stable::to(*scale, ScalarType::Double));
 }
 
-struct Prepared {
-  std::optional<PreparedRows> x, y;
-  LseProblem problem;
-  double scale;  // what scale2 stands for, after its rounding to float32
-  bool valid;    // everything finite; otherwise every result is NaN
+// Rows as the kernels want them, in memory of their own; those that are copied later, by tiles, only
+// looked over.
+template <class Real>
+struct PreparedRows {
+  Tensor source;
+  Buffer<Real> data;
+  Buffer<double> inv_norm;
+  double largest;  // norm, before normalisation; NaN if an element is not finite
 
-  Prepared(const Tensor& tx, const std::optional<Tensor>& ty, const std::optional<Tensor>& scale_,
-           double factor, bool normalize, std::optional<int64_t> self_offset,
-           std::optional<int64_t> pair_offset, bool exclude_pair) {
-    const auto& k = kernels();
+  PreparedRows(const Tensor& t, int64_t padded, bool normalize, double root, int64_t ld, bool copy)
+      : source(torch::stable::contiguous(torch::stable::to(t, kType<Real>))),
+        data(allocate<Real>(copy ? padded * ld : 0)), inv_norm(allocate<double>(t.size(0))) {
+    largest = kernels<Real>().prepare(runtime(), values(), t.size(0), padded, t.size(1), normalize,
+                                      root, copy ? data.get() : nullptr, ld, inv_norm.get());
+  }
+  const Real* values() const { return static_cast<const Real*>(source.const_data_ptr()); }
+  Rows<Real> view() const { return {data.get(), values(), inv_norm.get(), source.size(0)}; }
+};
+
+template <class Real>
+struct Prepared {
+  Tensor source_y;  // where y is read from its source only
+  std::optional<PreparedRows<Real>> x, y;
+  LseProblem<Real> problem;
+  double bound;  // of all exponents; NaN if anything is not finite
+  bool valid;
+
+  Prepared(const Tensor& tx, const std::optional<Tensor>& ty, const Options& o, bool by_tiles) {
+    const auto& k = kernels<Real>();
     const int64_t d = tx.size(1), m = tx.size(0), columns = ty ? ty->size(0) : m;
-    const int64_t block = k.block(m > columns ? m : columns);
+    const int64_t block = k.block(m < columns ? m : columns);
     // An odd number of vectors a row spreads a column of rows over all sets of the cache.
     const int64_t ld = ((d + k.width - 1) / k.width | 1) * k.width;
     const auto padded = [&](int64_t n) { return (n + block - 1) / block * block; };
-    x.emplace(tx, padded(m), normalize, ld);
-    if (ty) y.emplace(*ty, padded(columns), normalize, ld);
-
-    const float scale2 = float(value_of(scale_, factor) * kLog2E);
-    scale = double(scale2) * kLn2;
-    const double largest_y = y ? y->largest : x->largest;
-    const double bound =
-        std::fabs(scale2) * (normalize ? (x->largest + largest_y) * 0 + 1 : x->largest * largest_y);
-    valid = bound < 1e37;  // false for NaN
+    // The scale goes into the rows, half into either side, so that it is not rounded by itself.
+    const double scale2 = o.scale * kLog2E, size = std::fabs(scale2);
+    const bool foldable = size > 1e-12 && size < 1e12;
+    const double root = foldable ? std::sqrt(size) : 1;
+    x.emplace(tx, padded(m), o.normalize, root, ld, true);
+    double largest_y = x->largest;
+    if (ty && by_tiles && o.normalize) {
+      source_y = torch::stable::contiguous(torch::stable::to(*ty, kType<Real>));
+      largest_y = 1;
+    } else if (ty) {
+      y.emplace(*ty, padded(columns), o.normalize, root, ld, !by_tiles);
+      largest_y = y->largest;
+    }
+    bound = size * (o.normalize ? (x->largest + largest_y) * 0 + 1 : x->largest * largest_y);
+    valid = bound < (sizeof(Real) == 4 ? 1e37 : 1e300);  // false for NaN
+    Rows<Real> rows_y = y ? y->view() : x->view();
+    if (ty && !y)
+      rows_y = {nullptr, static_cast<const Real*>(source_y.const_data_ptr()), nullptr, columns};
     problem = {.x = x->view(),
-               .y = y ? y->view() : x->view(),
+               .y = rows_y,
                .d = d,
                .ld = ld,
-               .scale2 = scale2,
-               .normalized = normalize,
+               .sign = Real(foldable ? (scale2 < 0 ? -1 : 1) : scale2),
+               .root = root,
+               .normalized = o.normalize,
                .symmetric = !ty,
-               .bounded = bound <= kBound,
-               .cut = bound <= 8 ? 128 : bound <= kBound ? 64 : 32,
-               .excluded = {self_offset.value_or(-1), exclude_pair ? pair_offset.value_or(-1) : -1},
-               .pair = pair_offset.value_or(-1)};
+               .columns = o.columns,
+               .bounded = bound <= (sizeof(Real) == 4 ? kFloatBound : kDoubleBound),
+               .cut = sizeof(Real) == 8 ? d : bound <= 8 ? 128 : 64,
+               .excluded = {o.self_offset.value_or(-1),
+                            o.exclude_pair ? o.pair_offset.value_or(-1) : -1},
+               .pair = o.pair_offset.value_or(-1)};
   }
 };
+
+// Calls `run` with the inputs prepared in float, or in double where float has too few digits.
+template <class Run>
+auto prepared(const Tensor& x, const std::optional<Tensor>& y, const Options& options,
+              bool by_tiles, const Run& run) {
+  const bool small = !options.normalize || std::fabs(options.scale) * kLog2E <= kFloatBound;
+  if (small && x.scalar_type() != ScalarType::Double) {
+    const Prepared<float> p(x, y, options, by_tiles);
+    if (p.problem.bounded || p.bound != p.bound) return run(p);
+  }
+  return run(Prepared<double>(x, y, options, by_tiles));
+}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> y, std::optional<Tensor> scale, double factor, bool normalize,
     std::optional<int64_t> self_offset, std::optional<int64_t> pair_offset, bool exclude_pair,
-    bool, bool) {
-  const int64_t m = x.size(0);
+    bool columns, bool with_mean) {
+  const int64_t m = x.size(0), k = columns ? y->size(0) : 0;
+  const Options options = {value_of(scale, factor), normalize, self_offset, pair_offset,
+                           exclude_pair, columns};
   Tensor lse = vector(x, m, ScalarType::Double), pair = vector(x, m, ScalarType::Double);
-  const Prepared p(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair);
-  const auto& k = kernels();
-  if (!p.valid) {
-    torch::stable::fill_(lse, kNaN);
-    torch::stable::fill_(pair, kNaN);
-    return {lse, pair, vector(x, 0, ScalarType::Double), vector(x, 0, ScalarType::Float)};
-  }
-  {
-    const int64_t columns = p.problem.y.count, block = k.block(m > columns ? m : columns);
-    const auto panels = allocate<float>((columns + block - 1) / block * block * p.problem.ld);
-    k.forward(runtime(), p.problem, panels.get(), doubles(lse), doubles(pair));
-  }
+  Tensor column_lse = vector(x, k, ScalarType::Double);
+  Tensor mean = with_mean ? torch::stable::new_empty(x, {m, x.size(1)}, ScalarType::Float)
+                          : vector(x, 0, ScalarType::Float);
+  const bool valid = prepared(x, y, options, with_mean, [&]<class Real>(const Prepared<Real>& p) {
+    const auto& kernel = kernels<Real>();
+    if (!p.valid) return false;
+    if (with_mean)
+      return kernel.mean(runtime(), p.problem, mutable_doubles(lse), mutable_doubles(pair),
+                         static_cast<float*>(mean.mutable_data_ptr()));
+    const int64_t count = p.problem.y.count;
+    const int64_t block = kernel.block(m < count ? m : count);
+    const auto panels = allocate<Real>((count + block - 1) / block * block * p.problem.ld);
+    kernel.forward(runtime(), p.problem, panels.get(), mutable_doubles(lse),
+                   mutable_doubles(column_lse), mutable_doubles(pair));
+    return true;
+  });
+  if (!valid)
+    for (auto* result : {&lse, &pair, &column_lse, &mean}) torch::stable::fill_(*result, kNaN);
   for (int64_t i = 0; i < m; ++i) {
-    doubles(lse)[i] *= kLn2;
-    doubles(pair)[i] *= p.scale;
+    mutable_doubles(lse)[i] *= kLn2;
+    mutable_doubles(pair)[i] *= options.scale;
   }
-  return {lse, pair, vector(x, 0, ScalarType::Double), vector(x, 0, ScalarType::Float)};
+  for (int64_t j = 0; j < k; ++j) mutable_doubles(column_lse)[j] *= kLn2;
+  return {lse, pair, column_lse, mean};
 }
 
-// A gradient buffer the kernels can write: the result itself where its rows are whole vectors of
-// float32, otherwise padded memory that is copied over.
+// A gradient that the kernels can write: rows of whole vectors.
+template <class Real>
 struct GradientRows {
-  Tensor result;
-  int64_t rows, d, ld;
+  int64_t d, ld;
   Tensor buffer;  // [rows, ld], zero
 
-  GradientRows(const Tensor& like, int64_t ld_)
-      : rows(like.size(0)), d(like.size(1)), ld(ld_),
-        buffer(torch::stable::new_zeros(like, {rows, ld}, ScalarType::Float)) {}
-  float* data() const { return static_cast<float*>(buffer.mutable_data_ptr()); }
+  GradientRows(const Tensor& like, int64_t width)
+      : d(like.size(1)), ld((d + width - 1) / width * width),
+        buffer(torch::stable::new_zeros(like, {like.size(0), ld}, kType<Real>)) {}
+  Real* data() const { return static_cast<Real*>(buffer.mutable_data_ptr()); }
   Tensor as(const Tensor& like) const {
     Tensor narrowed = buffer;
     if (ld != d) narrowed = torch::stable::narrow(narrowed, 1, 0, d);
@@ -177,54 +232,67 @@ struct GradientRows {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> backward(
-    Tensor d_lse, Tensor d_pair, std::optional<Tensor>, Tensor x, std::optional<Tensor> y,
-    std::optional<Tensor> scale, Tensor lse, std::optional<Tensor>, double factor, bool normalize, std::optional<int64_t> self_offset,
-    std::optional<int64_t> pair_offset, bool exclude_pair, bool need_x, bool need_y,
-    bool need_scale) {
-  const int64_t m = x.size(0);
-  const Prepared p(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair);
-  const auto& k = kernels();
-  const Tensor upstream = torch::stable::contiguous(d_lse);
-  const Tensor upstream_pair = torch::stable::contiguous(d_pair);
-  Tensor lse2 = vector(x, m, ScalarType::Double);
-  bool valid = p.valid;
-  const auto* g = static_cast<const double*>(upstream.const_data_ptr());
-  const auto* gp = static_cast<const double*>(upstream_pair.const_data_ptr());
-  for (int64_t i = 0; i < m; ++i) {
-    doubles(lse2)[i] = doubles(lse)[i] * kLog2E;
-    valid = valid && std::isfinite(g[i]) && std::isfinite(gp[i]);
-  }
+// An upstream gradient and the log-sum-exps it belongs to, in base 2.
+struct Upstream {
+  Tensor gradient, lse2;
+  bool finite = true;
 
-  const int64_t width = k.width, ldg = (x.size(1) + width - 1) / width * width;
-  std::optional<GradientRows> d_x, d_y;
-  if (need_x || need_scale) d_x.emplace(x, ldg);
-  if (need_y) d_y.emplace(*y, ldg);
-  std::vector<double> row_scale(size_t(m), 0.0);
-  if (valid)
-    k.backward(runtime(), p.problem,
-               {.d_lse = g,
-                .d_pair = gp,
-                .lse2 = doubles(lse2),
-                .scale = p.scale,
-                .d_x = d_x ? d_x->data() : nullptr,
-                .d_y = d_y ? d_y->data() : nullptr,
-                .ldg = ldg,
-                .row_scale = row_scale.data()});
-  const auto finished = [&](const std::optional<GradientRows>& rows, const Tensor& like) {
-    Tensor result = rows->as(like);
-    if (!valid) torch::stable::fill_(result, kNaN);
-    return result;
-  };
-  const auto none = [&] { return vector(x, 0, x.scalar_type()); };
-  Tensor d_scale = none();
-  if (need_scale) {
-    double total = valid ? 0 : kNaN;
-    for (const double share : row_scale) total += share;
-    d_scale = torch::stable::new_empty(*scale, {}, scale->scalar_type());
-    torch::stable::fill_(d_scale, total * factor);
+  Upstream(const Tensor& d, const Tensor* lse)
+      : gradient(torch::stable::contiguous(d)), lse2(vector(d, lse ? d.size(0) : 0, d.scalar_type())) {
+    for (int64_t i = 0; i < d.size(0); ++i) {
+      if (lse) mutable_doubles(lse2)[i] = doubles(*lse)[i] * kLog2E;
+      finite = finite && std::isfinite(doubles(gradient)[i]);
+    }
   }
-  return {need_x ? finished(d_x, x) : none(), need_y ? finished(d_y, *y) : none(), d_scale};
+};
+
+std::tuple<Tensor, Tensor, Tensor> backward(
+    Tensor d_lse, Tensor d_pair, std::optional<Tensor> d_column_lse, Tensor x,
+    std::optional<Tensor> y, std::optional<Tensor> scale, Tensor lse,
+    std::optional<Tensor> column_lse, double factor, bool normalize,
+    std::optional<int64_t> self_offset, std::optional<int64_t> pair_offset, bool exclude_pair,
+    bool need_x, bool need_y, bool need_scale) {
+  const Options options = {value_of(scale, factor), normalize, self_offset, pair_offset,
+                           exclude_pair, column_lse.has_value()};
+  const Upstream rows(d_lse, &lse), pairs(d_pair, nullptr);
+  std::optional<Upstream> columns;
+  if (column_lse) columns.emplace(*d_column_lse, &*column_lse);
+  const bool finite = rows.finite && pairs.finite && (!columns || columns->finite);
+
+  const auto none = [&] { return vector(x, 0, x.scalar_type()); };
+  Tensor d_x = none(), d_y = none(), d_scale = none();
+  prepared(x, y, options, false, [&]<class Real>(const Prepared<Real>& p) {
+    const auto& kernel = kernels<Real>();
+    std::optional<GradientRows<Real>> rows_x, rows_y;
+    if (need_x || need_scale) rows_x.emplace(x, kernel.width);
+    if (need_y) rows_y.emplace(*y, kernel.width);
+    std::vector<double> row_scale(need_scale ? size_t(x.size(0)) : 0);
+    const bool valid = p.valid && finite;
+    if (valid)
+      kernel.backward(runtime(), p.problem,
+                      {.d_lse = doubles(rows.gradient),
+                       .d_pair = doubles(pairs.gradient),
+                       .lse2 = doubles(rows.lse2),
+                       .d_column_lse = columns ? doubles(columns->gradient) : nullptr,
+                       .column_lse2 = columns ? doubles(columns->lse2) : nullptr,
+                       .scale = options.scale,
+                       .d_x = rows_x ? rows_x->data() : nullptr,
+                       .d_y = rows_y ? rows_y->data() : nullptr,
+                       .ldg = (x.size(1) + kernel.width - 1) / kernel.width * kernel.width,
+                       .row_scale = need_scale ? row_scale.data() : nullptr});
+    if (need_x) d_x = rows_x->as(x);
+    if (need_y) d_y = rows_y->as(*y);
+    double total = 0;
+    for (const double share : row_scale) total += share;
+    if (need_scale) {
+      d_scale = torch::stable::new_empty(*scale, {}, scale->scalar_type());
+      torch::stable::fill_(d_scale, total * factor);
+    }
+    if (!valid)
+      for (auto* result : {&d_x, &d_y, &d_scale}) torch::stable::fill_(*result, kNaN);
+    return valid;
+  });
+  return {d_x, d_y, d_scale};
 }
 
 }  // namespace

@@ -1,18 +1,21 @@
-// Vectors of FASTSSL_WIDTH floats in the compiler's own vector types, so that one source serves
-// every instruction set. Included once per instruction set, inside its namespace; must not call
-// inline functions of the standard library, whose copies the linker could share between sets.
+// Vectors of FASTSSL_WIDTH floats, or half as many doubles, in the compiler's own vector types, so
+// that one source serves every instruction set. Included for each instruction set and each `real`,
+// inside a namespace of their own; must not call inline functions of the standard library, whose
+// copies the linker could share between sets.
 
-constexpr int W = FASTSSL_WIDTH;
+constexpr int W = FASTSSL_WIDTH * 4 / int(sizeof(real));
 
-typedef float vf __attribute__((vector_size(4 * W)));
-typedef int32_t vi __attribute__((vector_size(4 * W)));
-typedef float vf_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef real vf __attribute__((vector_size(sizeof(real) * W)));
+typedef lane_t vi __attribute__((vector_size(sizeof(real) * W)));
+typedef real vf_unaligned __attribute__((vector_size(sizeof(real) * W), aligned(4), may_alias));
+typedef double vd __attribute__((vector_size(8 * W)));
+typedef double vd_alias __attribute__((vector_size(8 * W), aligned(64), may_alias));
 
 #define FASTSSL_INLINE static inline __attribute__((always_inline))
 
-FASTSSL_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
-FASTSSL_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
-FASTSSL_INLINE vf splat(float a) { return a - vf{}; }
+FASTSSL_INLINE vf load(const real* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+FASTSSL_INLINE void store(real* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+FASTSSL_INLINE vf splat(real a) { return a - vf{}; }
 FASTSSL_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 
 FASTSSL_INLINE int64_t lower(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -24,8 +27,23 @@ FASTSSL_INLINE double sum(vf v) {
   return s;
 }
 
-FASTSSL_INLINE float highest(vf v) {
-  float m = v[0];
+// a·b in double precision
+FASTSSL_INLINE double exact_dot(const real* a, const real* b, int64_t d) {
+  vd sums{};
+  const int64_t whole = d / W * W;
+  for (int64_t k = 0; k < whole; k += W)
+    sums += __builtin_convertvector(load(a + k), vd) * __builtin_convertvector(load(b + k), vd);
+  alignas(64) double part[W];
+  *reinterpret_cast<vd_alias*>(part) = sums;
+  double total = 0;
+  for (int l = 0; l < W / 2; ++l) part[l] += part[l + W / 2];
+  for (int l = 0; l < W / 2; ++l) total += part[l];
+  for (int64_t k = whole; k < d; ++k) total += double(a[k]) * b[k];
+  return total;
+}
+
+FASTSSL_INLINE real highest(vf v) {
+  real m = v[0];
   for (int l = 1; l < W; ++l) m = v[l] > m ? v[l] : m;
   return m;
 }
@@ -37,25 +55,45 @@ FASTSSL_INLINE vi lanes() {
   return v;
 }
 
-// 2^t for t in [-126, 127]; relative error below 1e-7.
+template <class Real>
+struct Exp2;
+template <>
+struct Exp2<float> {
+  static constexpr int mantissa = 23;
+  static constexpr float magic = 12582912.f;  // 1.5 · 2^23: adding it rounds to an integer
+  static constexpr float lowest = -126, highest = 126;
+  // relative error below 1e-7
+  static constexpr float polynomial[] = {1.535336188319500e-4f, 1.339887440266574e-3f,
+                                         9.618437357674640e-3f, 5.550332471162809e-2f,
+                                         2.402264791363012e-1f, 6.931472028550421e-1f, 1.0f};
+};
+template <>
+struct Exp2<double> {
+  static constexpr int mantissa = 52;
+  static constexpr double magic = 6755399441055744.0;  // 1.5 · 2^52
+  static constexpr double lowest = -1022, highest = 1022;
+  // ln(2)^n / n!, relative error below 1e-15
+  static constexpr double polynomial[] = {
+      2.56784359934881958e-11, 4.44553827187081007e-10, 7.05491162080112088e-09, 1.01780860092396960e-07,
+      1.32154867901443053e-06, 1.52527338040598377e-05, 1.54035303933816061e-04, 1.33335581464284411e-03,
+      9.61812910762847688e-03, 5.55041086648215762e-02, 2.40226506959100694e-01, 6.93147180559945286e-01,
+      1.00000000000000000e+00};
+};
+
+// 2^t for t in [lowest, highest]
 FASTSSL_INLINE vf exp2(vf t) {
-  const float magic = 12582912.f;  // 1.5 · 2^23: adding it rounds to an integer
-  const vf shifted = t + magic;
-  const vf f = t - (shifted - magic);  // in [-1/2, 1/2]
-  vf p = splat(1.535336188319500e-4f);
-  p = p * f + 1.339887440266574e-3f;
-  p = p * f + 9.618437357674640e-3f;
-  p = p * f + 5.550332471162809e-2f;
-  p = p * f + 2.402264791363012e-1f;
-  p = p * f + 6.931472028550421e-1f;
-  p = p * f + 1.0f;
-  return (vf)((vi)p + ((vi)shifted << 23));
+  using E = Exp2<real>;
+  const vf shifted = t + E::magic;
+  const vf f = t - (shifted - E::magic);  // in [-1/2, 1/2]
+  vf p = splat(E::polynomial[0]);
+  for (int n = 1; n < int(sizeof(E::polynomial) / sizeof(real)); ++n) p = p * f + E::polynomial[n];
+  return (vf)((vi)p + ((vi)shifted << E::mantissa));
 }
 
-// The same for any t: what is below the range counts as 2^-126, what is above as 2^126.
+// The same for any t, by the nearest that is in the range.
 FASTSSL_INLINE vf exp2_clamped(vf t) {
-  t = vmax(t, splat(-126.f));
-  return exp2(t < 126.f ? t : splat(126.f));
+  t = vmax(t, splat(Exp2<real>::lowest));
+  return exp2(t < Exp2<real>::highest ? t : splat(Exp2<real>::highest));
 }
 
 template <int...>

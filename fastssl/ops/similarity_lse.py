@@ -91,8 +91,7 @@ def _similarity_lse(
     x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend = backends.select("similarity_lse", x.device.type)
-    native = backend == "native"  # which cannot do columns and means yet
-    if backend == "reference" or x.dtype == torch.float64 or (columns and native):
+    if backend == "reference" or (x.dtype == torch.float64 and backend != "native"):
         return references.similarity_lse_both(
             x,
             y,
@@ -106,13 +105,7 @@ def _similarity_lse(
     factor = 1.0 if isinstance(scale, Tensor) else float(scale)
     # Columns that want no gradient, such as a queue: one pass gives the rows' gradient as well.
     learning = x.requires_grad or (tensor_scale is not None and tensor_scale.requires_grad)
-    frozen = (
-        y is not None
-        and not y.requires_grad
-        and learning
-        and torch.is_grad_enabled()
-        and not native
-    )
+    frozen = y is not None and not y.requires_grad and learning and torch.is_grad_enabled()
     options = (factor, normalize, self_offset, pair_offset, exclude_pair)
     return _SimilarityLse.apply(
         x, y, tensor_scale, *options, columns, frozen and not columns, backend

@@ -14,7 +14,6 @@ from tests.cases import KINDS, SHAPES, TEMPERATURES, views
 from tests.numerics import (
     GRADIENT,
     LOSS,
-    UNIT,
     gradient_terms,
     loss_and_gradients,
     relative,
@@ -24,33 +23,28 @@ from tests.numerics import (
 BACKENDS = ["native", "reference"]  # Triton: tests/kernels and tests/gpu, by the same measure
 
 
-def compare(z0, z1, temperature, backend, *, conditioned, **options):
-    """Rows, mean and gradients within the published bounds.
+def compare(z0, z1, temperature, backend, **options):
+    """Mean loss and gradients within the published bounds; single rows too, but for what their own
+    logits' rounding leaves of them.
 
-    conditioned: for inputs whose terms nearly cancel or whose loss is far smaller than its
-    logits, add what similarities in float32 cannot know: a row's loss moves by its own slope (at
-    most min(1, loss)) times the uncertainty of a logit, and a gradient by that uncertainty times
-    the size of its terms. Single rows are always so measured.
+    A gradient that vanishes because its terms cancel (duplicates, one feature, a collapse) is held
+    to 1e-7 of their size instead, a rounding of float32.
     """
     upstream = torch.randn(2 * len(z0), generator=torch.Generator().manual_seed(1))
     ours = loss_and_gradients(z0, z1, temperature, backend, upstream, **options)
     true = truth(z0, z1, temperature, upstream, **options)
-    largest = 1.0 if options.get("normalize", True) else similarity_bound(z0, z1)
-    logit = largest * UNIT / temperature
-
-    slack = LOSS * true[0].abs() + 2 * logit * true[0].abs().clamp(max=1) + 1e-37
-    excess = (ours[0].double() - true[0]).abs() / slack
+    underflow = 1e-37  # a loss, or a gradient, that is no normal float32
+    error = (ours[0].double().mean() - true[0].mean()).abs()
+    assert error <= LOSS * true[0].mean() + underflow, f"loss {true[0].mean():.2e}: {error:.2e} off"
+    excess = (ours[0].double() - true[0]).abs() / (3 * LOSS * true[0] + underflow)
     assert excess.max() <= 1, f"a row's loss: {excess.max():.2f} of its bound"
-    if not conditioned:
-        assert relative(ours[0].double().mean(), true[0].mean()) <= LOSS
 
     terms = gradient_terms(z0, z1, temperature, upstream, **options)
     for name, mine, right, size in zip(NAMES, ours[1:], true[1:], terms, strict=True):
         assert torch.isfinite(mine).all(), name
         error = (mine.double() - right).norm()
         bound = GRADIENT[z0.dtype] * right.norm() + tiny(z0.dtype) * mine.numel() ** 0.5
-        if conditioned:
-            bound = bound + 2 * (UNIT + logit) * size.norm()
+        bound = torch.maximum(bound, 1e-7 * size.norm())
         assert error <= bound, f"{name}: {error:.2e} above {bound:.2e}, size {right.norm():.2e}"
 
 
@@ -62,16 +56,12 @@ def tiny(dtype):
     return max(torch.finfo(dtype).tiny, 1e-37)
 
 
-def similarity_bound(z0, z1):
-    return torch.cat([z0, z1]).double().norm(dim=1).max().item() ** 2
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[0] > 20], ids=str)
 def test_independent_views(shape, temperature, dtype):
     z0, z1 = (z.to(dtype) for z in views("independent", *shape))
-    compare(z0, z1, temperature, "native", conditioned=False)
+    compare(z0, z1, temperature, "native")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -79,21 +69,21 @@ def test_independent_views(shape, temperature, dtype):
 def test_every_kind_of_embedding(kind, dtype):
     for shape in SHAPES:
         z0, z1 = (z.to(dtype) for z in views(kind, *shape))
-        for temperature in (0.005, 0.07, 1.0):
-            compare(z0, z1, temperature, "native", conditioned=True)
+        for temperature in TEMPERATURES:
+            compare(z0, z1, temperature, "native")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_reference_in_low_precision(dtype):
     for kind in KINDS:
         z0, z1 = (z.to(dtype) for z in views(kind, 24, 16))
-        compare(z0, z1, 0.07, "reference", conditioned=False)
+        compare(z0, z1, 0.07, "reference")
 
 
 @pytest.mark.parametrize("n", [257, 1023, 2049])
 def test_large_odd_batches(n):
     for temperature in (0.07, 0.5):
-        compare(*views("independent", n, 64), temperature, "native", conditioned=False)
+        compare(*views("independent", n, 64), temperature, "native")
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 1.0])
@@ -101,7 +91,7 @@ def test_large_odd_batches(n):
 def test_unnormalised_similarities_in_the_hundreds(backend, temperature):
     for kind in ("independent", "related", "with_zero"):
         z0, z1 = (4 * z for z in views(kind, 75, 40))
-        compare(z0, z1, temperature, backend, conditioned=True, normalize=False)
+        compare(z0, z1, temperature, backend, normalize=False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -114,7 +104,7 @@ def test_collapsed_embeddings_give_log_and_no_gradient(backend):
         torch.testing.assert_close(loss.double(), expected, rtol=LOSS, atol=1e-9)
         terms = gradient_terms(row, row, 0.1, ones)
         for gradient, size in zip((d_z0, d_z1, d_t), terms, strict=True):
-            assert gradient.abs().max() <= 2 * (UNIT / 0.1) * size.max()
+            assert gradient.norm() <= 2e-7 * size.norm()  # equal terms, equal roundings
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

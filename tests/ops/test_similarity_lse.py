@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastssl
-from fastssl.ops import similarity_lse
+from fastssl.ops import similarity_lse, similarity_lse_both
 from tests.numerics import relative
 
 raw = torch.ops.fastssl
@@ -67,6 +67,91 @@ def test_native_is_the_reference(form, dtype, scale):
         assert a.dtype == t.dtype
         assert a.shape == t.shape
         assert relative(a, b) < bound
+
+
+RECTANGLES = [form for form, (_, k, _) in FORMS.items() if k is not None]
+
+
+@pytest.mark.parametrize("scale", [0.5, 20.0, 300.0, -2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", RECTANGLES)
+def test_columns_and_rows_in_one_pass(form, dtype, scale):
+    x, y, options, upstream = inputs(form, dtype)
+    d_columns = torch.randn(len(y), generator=torch.Generator().manual_seed(5)).double()
+    results = []
+    for backend, wide in (("native", dtype), ("reference", torch.float64)):
+        leaves = [t.to(wide).requires_grad_() for t in (x, y)]
+        s = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        with fastssl.use_backend(backend):
+            lse, pair, column_lse = similarity_lse_both(*leaves, s, **options)
+        loss = (lse * upstream[0]).sum() + (pair * upstream[1]).sum()
+        loss = loss + (torch.where(column_lse.isinf(), 0.0, column_lse) * d_columns).sum()
+        gradients = torch.autograd.grad(loss, (*leaves, s))
+        results.append(((lse.detach(), pair.detach(), column_lse.detach()), gradients))
+    (mine, d_mine), (right, d_right) = results
+    for a, b in zip(mine, right, strict=True):
+        finite = torch.isfinite(b)
+        assert torch.equal(a[~finite], b[~finite])
+        assert relative(a[finite], b[finite]) < 1e-6
+    bound = {torch.float32: 1e-5, torch.bfloat16: 4e-3}[dtype]
+    for a, b in zip(d_mine, d_right, strict=True):
+        assert relative(a, b) < bound
+
+
+@pytest.mark.parametrize("scale", [0.5, 20.0, 300.0, -2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", [*RECTANGLES, "queue"])
+def test_frozen_columns_give_the_rows_gradient_in_one_pass(form, dtype, scale, monkeypatch):
+    x, y, options, upstream = inputs(form, dtype) if form != "queue" else queue(dtype)
+    results = []
+    for backend, wide in (("native", dtype), ("reference", torch.float64)):
+        rows = x.to(wide).requires_grad_()
+        s = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        with fastssl.use_backend(backend):
+            lse, pair = similarity_lse(rows, y.to(wide), s, **options)
+        with monkeypatch.context() as patch:
+            patch.delattr("fastssl.backends.raw")  # the backward does without a kernel
+            outputs = [torch.where(lse.isinf(), 0.0, lse)]
+            outputs += [] if options.get("pair_offset") is None else [pair]
+            d_outputs = tuple(upstream[: len(outputs)])
+            d_rows, d_s = torch.autograd.grad(outputs, (rows, s), d_outputs)
+        results.append(((lse.detach(), pair.detach()), (d_rows, d_s)))
+    (mine, d_mine), (right, d_right) = results
+    for a, b in zip(mine, right, strict=True):
+        assert relative(a, b) < 1e-6
+    bound = {torch.float32: 1e-5, torch.bfloat16: 4e-3}[dtype]
+    for a, b in zip(d_mine, d_right, strict=True):
+        assert relative(a, b) < bound
+
+
+def queue(dtype):
+    """More columns than one segment, a part of a tile at the end, more rows than a block."""
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(270, 21, generator=generator), torch.randn(1700, 21, generator=generator)
+    upstream = torch.randn(2, 270, generator=generator, dtype=torch.float64)
+    options = dict(normalize=True, self_offset=800, pair_offset=1690, exclude_pair=True)
+    return x.to(dtype), y.to(dtype), options, upstream
+
+
+def test_frozen_rows_with_nothing_to_sum():
+    x = torch.randn(3, 4, requires_grad=True)
+    lse, _ = similarity_lse(x, torch.randn(1, 4), 2.0, self_offset=0)
+    assert (lse == float("-inf")).all()
+    (d_x,) = torch.autograd.grad(lse.sum(), x)
+    assert not d_x.any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float64_is_served_in_float64(form):
+    x, y, options, upstream = inputs(form, torch.float64)
+    for scale in (3.0, 70.0):
+        s = torch.tensor(scale, dtype=torch.float64)
+        with fastssl.use_backend("native"):
+            mine, d_mine = gradients(x, y, s, options, upstream)
+        with fastssl.use_backend("reference"):
+            right, d_right = gradients(x, y, s, options, upstream)
+        for a, b in zip((*mine, *d_mine), (*right, *d_right), strict=True):
+            assert relative(a, b) < 1e-11
 
 
 @pytest.mark.parametrize("form", ["shard", "symmetric pairs"])
@@ -128,6 +213,31 @@ def test_rows_with_nothing_to_sum():
                 assert not gradient.any()
 
 
+@pytest.mark.parametrize("m", [40, 600])
+def test_rectangles_are_bitwise_the_same_at_any_number_of_threads(m):
+    x, y = torch.randn(m, 40), torch.randn(1900, 40)
+    upstream = torch.randn(m, dtype=torch.float64)
+    d_columns = torch.randn(1900, dtype=torch.float64)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            for scale in (2.0, 100.0):
+                options = (scale, True, None, 3, True)
+                lse, pair, column_lse, _ = raw.similarity_lse_fwd(x, y, None, *options, True, False)
+                d_x, d_y, _ = raw.similarity_lse_bwd(
+                    upstream, upstream, d_columns, x, y, None, lse, column_lse, *options,
+                    True, True, False,
+                )  # fmt: skip
+                _, _, _, mean = raw.similarity_lse_fwd(x, y, None, *options, False, True)
+                results.append((lse, pair, column_lse, d_x, d_y, mean))
+    finally:
+        torch.set_num_threads(before)
+    for other in range(2, len(results)):
+        assert all(map(torch.equal, results[other % 2], results[other]))
+
+
 @pytest.mark.parametrize("n", [33, 300, 1700])
 def test_bitwise_the_same_at_any_number_of_threads(n):
     x = torch.randn(n, 40)
@@ -167,6 +277,12 @@ def test_nothing_finite_from_nan(scale):
     y = torch.randn(4, 5)
     y[0, 0] = float("nan")
     assert similarity_lse(torch.randn(3, 5), y)[0].isnan().all()
+    for normalize in (True, False):
+        rows = torch.randn(3, 5, requires_grad=True)
+        lse, _ = similarity_lse(rows, y, scale, normalize=normalize)
+        lse.sum().backward()
+        assert lse.isnan().all()
+        assert rows.grad.isnan().all()
 
 
 def test_upstream_of_any_size():
@@ -190,6 +306,9 @@ def test_opcheck(form):
     flat = [options.get(k, False if k in ("normalize", "exclude_pair") else None) for k in order]
     for scale in (None, torch.tensor(0.7)):
         torch.library.opcheck(raw.similarity_lse_fwd, (x, y, scale, 2.0, *flat, False, False))
+        if y is not None:
+            for mode in ((True, False), (False, True)):
+                torch.library.opcheck(raw.similarity_lse_fwd, (x, y, scale, 2.0, *flat, *mode))
         lse = raw.similarity_lse_fwd(x, y, scale, 2.0, *flat, False, False)[0]
         needs = (True, y is not None, scale is not None)
         torch.library.opcheck(

@@ -4,11 +4,31 @@
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
+namespace f32 {
+using real = float;
+using lane_t = int32_t;
 #include "cpu/vec.h"
 #include "cpu/schedule.h"
 #include "cpu/products.h"
+#include "cpu/rows.h"
 #include "cpu/similarity_lse_forward.h"
 #include "cpu/similarity_lse_backward.h"
+#include "cpu/similarity_lse_mean.h"
+}  // namespace f32
+namespace f64 {
+using real = double;
+using lane_t = int64_t;
+#include "cpu/vec.h"
+#include "cpu/schedule.h"
+#include "cpu/products.h"
+#include "cpu/rows.h"
+#include "cpu/similarity_lse_forward.h"
+#include "cpu/similarity_lse_backward.h"
+#include "cpu/similarity_lse_mean.h"
+}  // namespace f64
 }  // namespace
-const LseKernels similarity_lse = {W, block_rows, prepare, forward, backward};
+const LseKernels<float> lse_float = {
+    f32::W, f32::block_rows, f32::prepare, f32::forward, f32::backward, f32::forward_with_mean};
+const LseKernels<double> lse_double = {
+    f64::W, f64::block_rows, f64::prepare, f64::forward, f64::backward, f64::forward_with_mean};
 }  // namespace fastssl::FASTSSL_ISA
