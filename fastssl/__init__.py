@@ -3,6 +3,27 @@
 from fastssl import backends, functional
 from fastssl._version import __version__
 from fastssl.backends import BackendError, use_backend
-from fastssl.losses import NTXentLoss
+from fastssl.losses import (
+    CLIPLoss,
+    DCLLoss,
+    DCLWLoss,
+    InfoNCELoss,
+    MultiViewNTXentLoss,
+    NTXentLoss,
+    SupConLoss,
+)
 
-__all__ = ["BackendError", "NTXentLoss", "__version__", "backends", "functional", "use_backend"]
+__all__ = [
+    "BackendError",
+    "CLIPLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "InfoNCELoss",
+    "MultiViewNTXentLoss",
+    "NTXentLoss",
+    "SupConLoss",
+    "__version__",
+    "backends",
+    "functional",
+    "use_backend",
+]

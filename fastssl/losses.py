@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from torch import Tensor, nn
 
-from fastssl.functional import nt_xent
+from fastssl.functional import (
+    clip_loss,
+    dcl,
+    dclw,
+    info_nce,
+    multi_view_nt_xent,
+    nt_xent,
+    sup_con,
+)
+from fastssl.functional.common import Reduction
 
 
 class NTXentLoss(nn.Module):
@@ -46,3 +58,160 @@ class NTXentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"
+
+
+class InfoNCELoss(nn.Module):
+    """InfoNCE: ``InfoNCELoss(temperature=0.1)(query, positive_key, negative_keys)``.
+
+    See :func:`fastssl.functional.info_nce` for the formula, shapes, dtypes and errors.
+
+    Args:
+        temperature: positive float.
+        reduction: "mean", "sum" or "none".
+        symmetric: the mean of both directions; only with negatives from the batch.
+    """
+
+    def __init__(
+        self, temperature: float = 0.1, reduction: Reduction = "mean", symmetric: bool = False
+    ) -> None:
+        super().__init__()
+        self.temperature, self.reduction, self.symmetric = temperature, reduction, symmetric
+
+    def forward(
+        self, query: Tensor, positive_key: Tensor, negative_keys: Tensor | None = None
+    ) -> Tensor:
+        """query, positive_key of shape [N, D]; negative_keys: None, [K, D] or [N, K, D]."""
+        return info_nce(
+            query,
+            positive_key,
+            negative_keys,
+            self.temperature,
+            symmetric=self.symmetric,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"temperature={self.temperature}, reduction={self.reduction!r}, "
+            f"symmetric={self.symmetric}"
+        )
+
+
+class CLIPLoss(nn.Module):
+    """CLIP's loss with open_clip's call: ``CLIPLoss()(image_features, text_features, scale)``.
+
+    See :func:`fastssl.functional.clip_loss` for the formula, shapes, dtypes and errors.
+    """
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+    ) -> Tensor:
+        """The mean over both directions; features of shape [N, D], normalised."""
+        return clip_loss(image_features, text_features, logit_scale, logit_bias=logit_bias)
+
+
+class SupConLoss(nn.Module):
+    """SupCon with its authors' call: ``SupConLoss(temperature=0.07)(features, labels)``.
+
+    See :func:`fastssl.functional.sup_con` for the formula, shapes, dtypes and errors.
+
+    Args:
+        temperature: positive float.
+        contrast_mode: "all" or "one".
+        base_temperature: the loss is multiplied by temperature / base_temperature; None: by 1. The
+            authors' code has 0.07.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        contrast_mode: Literal["all", "one"] = "all",
+        base_temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.temperature, self.contrast_mode = temperature, contrast_mode
+        self.base_temperature = base_temperature
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """features of shape [N, V, D] or [N, D], normalised; labels of shape [N]."""
+        return sup_con(
+            features,
+            labels,
+            self.temperature,
+            self.base_temperature,
+            contrast_mode=self.contrast_mode,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"temperature={self.temperature}, contrast_mode={self.contrast_mode!r}, "
+            f"base_temperature={self.base_temperature}"
+        )
+
+
+class MultiViewNTXentLoss(nn.Module):
+    """NT-Xent over any number of views: ``MultiViewNTXentLoss(temperature=0.1)(views)``.
+
+    See :func:`fastssl.functional.multi_view_nt_xent` for the formula, shapes, dtypes and errors.
+
+    Args:
+        temperature: positive float.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, z: Tensor | Sequence[Tensor], indexes: Tensor | None = None) -> Tensor:
+        """z of shape [N, V, D] or V tensors [N, D]; or [M, D] with indexes [M]."""
+        return multi_view_nt_xent(z, indexes, self.temperature)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
+
+
+class DCLLoss(nn.Module):
+    """Decoupled contrastive learning: ``DCLLoss(temperature=0.1)(out0, out1)``.
+
+    See :func:`fastssl.functional.dcl` for the formula, shapes, dtypes and errors.
+
+    Args:
+        temperature: positive float.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, out0: Tensor, out1: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The mean loss over both views; out0, out1 of shape [N, D]; weights of shape [N]."""
+        return dcl(out0, out1, self.temperature, weights=weights)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
+
+
+class DCLWLoss(nn.Module):
+    """Weighted decoupled contrastive learning: ``DCLWLoss(temperature=0.1)(out0, out1)``.
+
+    See :func:`fastssl.functional.dclw` for the formula, shapes, dtypes and errors.
+
+    Args:
+        temperature: positive float.
+        sigma: positive float: the smaller, the more the positives' weights differ.
+    """
+
+    def __init__(self, temperature: float = 0.1, sigma: float = 0.5) -> None:
+        super().__init__()
+        self.temperature, self.sigma = temperature, sigma
+
+    def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
+        """The mean loss over both views; out0, out1 of shape [N, D]."""
+        return dclw(out0, out1, self.temperature, self.sigma)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, sigma={self.sigma}"

@@ -1,5 +1,16 @@
 """Losses as formulas over the ops."""
 
-from fastssl.functional.contrastive import nt_xent
+from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
+from fastssl.functional.image_text import clip_loss
+from fastssl.functional.multi_view import multi_view_nt_xent
+from fastssl.functional.supervised import sup_con
 
-__all__ = ["nt_xent"]
+__all__ = [
+    "clip_loss",
+    "dcl",
+    "dclw",
+    "info_nce",
+    "multi_view_nt_xent",
+    "nt_xent",
+    "sup_con",
+]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssl.ops import similarity_lse
-
-Reduction = Literal["mean", "sum", "none"]
+from fastssl.functional.common import (
+    Reduction,
+    check_alike,
+    check_companion,
+    check_floating,
+    inverse_temperature,
+    loss_dtype,
+    reduce,
+    similarities,
+)
+from fastssl.ops import similarity_lse, similarity_lse_both
 
 
 def nt_xent(
@@ -49,59 +57,189 @@ def nt_xent(
 
     SimCLR, Chen et al. 2020, https://arxiv.org/abs/2002.05709
     """
-    _check_views(z0, z1)
-    n = z0.shape[0]
-    lse, positive = similarity_lse(
+    negatives, positive = _two_views(z0, z1, inverse_temperature(temperature), normalize)
+    loss = F.softplus(negatives - positive)  # [2N]
+    return reduce(loss, reduction).to(loss_dtype(z0))
+
+
+def info_nce(
+    query: Tensor,  # [N, D]
+    positive_key: Tensor,  # [N, D]
+    negative_keys: Tensor | None = None,  # [K, D] or [N, K, D]
+    temperature: float | Tensor = 0.1,
+    *,
+    symmetric: bool = False,
+    normalize: bool = True,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """InfoNCE: tell each query's positive key from its negative keys.
+
+    ``loss_i = −log( e^{s_i+} / (e^{s_i+} + Σ_k e^{s_ik}) )`` with ``s_ik = cos(query_i, key_k) /
+    temperature``, for each of the N queries; computed as ``softplus(log Σ_k e^{s_ik} − s_i+)``.
+    The negatives are the positive keys of the other queries (``negative_keys=None``), or a set
+    shared by all queries, such as MoCo's queue, or a set for each query. Similarities to shared
+    keys are never written; those that require no grad cost no gradient work: one pass over them
+    gives the loss and the gradient of the query.
+
+    Args:
+        query: shape [N, D]; float32, bfloat16 or float16.
+        positive_key: same shape, dtype and device; row i belongs to query i.
+        negative_keys: None, shape [K, D] (shared) or [N, K, D] (row i's own), dtype and device of
+            query.
+        temperature: positive float, or a 0-dim tensor, which may require grad.
+        symmetric: the mean of both directions, keys among queries too, from one pass; only with
+            negatives from the batch.
+        normalize: use cosine similarity; False: plain dot products. A zero vector is similar
+            to nothing and receives no gradient.
+        reduction: "mean" over the N queries, "sum", or "none" for shape [N].
+
+    Returns:
+        float32 (float64 for float64 inputs): a scalar, or [N]. With N = 1 and negatives from the
+        batch there is no negative and the loss is 0. NaN or infinite embeddings give NaN.
+
+    Raises:
+        TypeError: the tensors are not floating-point tensors of one dtype.
+        ValueError: shapes or devices differ, the batch or the set of negatives is empty, the
+            temperature is not positive, the reduction is unknown, symmetric with negative_keys.
+
+    CPC, van den Oord et al. 2018, https://arxiv.org/abs/1807.03748;
+    MoCo, He et al. 2020, https://arxiv.org/abs/1911.05722
+    """
+    check_alike(query=query, positive_key=positive_key)
+    scale = inverse_temperature(temperature)
+    if negative_keys is None:
+        own: dict[str, Any] = {"normalize": normalize, "pair_offset": 0, "exclude_pair": True}
+        if symmetric:
+            negatives, positive, others = similarity_lse_both(query, positive_key, scale, **own)
+            loss = (F.softplus(negatives - positive) + F.softplus(others - positive)) / 2
+            return reduce(loss, reduction).to(loss_dtype(query))
+        negatives, positive = similarity_lse(query, positive_key, scale, **own)
+    else:
+        _check_negatives(negative_keys, query, symmetric)
+        queries = query[:, None]  # [N, 1, D]
+        positive = scale * similarities(queries, positive_key[:, None], normalize)[:, 0, 0]
+        if negative_keys.dim() == 2:
+            negatives, _ = similarity_lse(query, negative_keys, scale, normalize=normalize)
+        else:
+            logits = scale * similarities(queries, negative_keys, normalize)[:, 0]  # [N, K]
+            negatives = logits.logsumexp(dim=1)
+    loss = F.softplus(negatives - positive)  # [N]
+    return reduce(loss, reduction).to(loss_dtype(query))
+
+
+def dcl(
+    z0: Tensor,  # [N, D]
+    z1: Tensor,  # [N, D]
+    temperature: float | Tensor = 0.1,
+    *,
+    weights: Tensor | None = None,  # [N]
+    normalize: bool = True,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Decoupled contrastive learning: NT-Xent without the positive in the denominator.
+
+    ``loss_i = −w_i · s_ip + log Σ_{j≠i,p} e^{s_ij}`` with ``s_ij = cos(z_i, z_j) / temperature``
+    and p the other view of i, for each of the 2N rows. The [2N, 2N] matrix is never written.
+
+    Args:
+        z0: embeddings of the first view, shape [N, D]; float32, bfloat16 or float16.
+        z1: embeddings of the second view, same shape, dtype and device; row i of both is one
+            sample.
+        temperature: positive float, or a 0-dim tensor, which may require grad.
+        weights: w, shape [N], for both views of each sample; None: 1.
+        normalize: use cosine similarity; False: plain dot products. A zero vector is similar
+            to nothing and receives no gradient.
+        reduction: "mean" over the 2N rows, "sum", or "none" for shape [2N], rows of z0 first.
+
+    Returns:
+        float32 (float64 for float64 inputs): a scalar, or [2N]; it may be negative. With N = 1
+        there is no negative and the loss is 0, where the formula has −∞. NaN or infinite
+        embeddings give NaN.
+
+    Raises:
+        TypeError: z0 and z1 are not floating-point tensors of one dtype, nor weights one.
+        ValueError: shapes or devices differ, the batch is empty, the temperature is not
+            positive, the reduction is unknown.
+
+    DCL, Yeh et al. 2021, https://arxiv.org/abs/2110.06848
+    """
+    negatives, positive = _two_views(z0, z1, inverse_temperature(temperature), normalize)
+    if weights is not None:
+        _check_weights(weights, z0)
+        positive = weights.repeat(2) * positive
+    loss = _decoupled(negatives, positive)  # [2N]
+    return reduce(loss, reduction).to(loss_dtype(z0))
+
+
+def dclw(
+    z0: Tensor,  # [N, D]
+    z1: Tensor,  # [N, D]
+    temperature: float | Tensor = 0.1,
+    sigma: float = 0.5,
+    *,
+    normalize: bool = True,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Decoupled contrastive learning, positives that are far apart weighted up.
+
+    :func:`dcl` with the negative von Mises-Fisher weights
+    ``w_i = 2 − e^{c_i/σ} / mean_k e^{c_k/σ}`` of ``c_i = cos(z0_i, z1_i)``, which receive no
+    gradient.
+
+    Args:
+        sigma: positive float: the smaller, the more the weights differ.
+
+    Other arguments, results and errors as :func:`dcl`.
+    """
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma must be positive and finite, not {sigma}")
+    scale = inverse_temperature(temperature)
+    negatives, positive = _two_views(z0, z1, scale, normalize)
+    n = len(z0)
+    closeness = (positive[:n] / (scale * sigma)).softmax(dim=0)  # [N]
+    weights = (2 - n * closeness).detach()
+    loss = _decoupled(negatives, weights.repeat(2) * positive)  # [2N]
+    return reduce(loss, reduction).to(loss_dtype(z0))
+
+
+def _two_views(
+    z0: Tensor, z1: Tensor, scale: float | Tensor, normalize: bool
+) -> tuple[Tensor, Tensor]:
+    """The log-sum-exp of each row's negatives and the logit of its positive, both [2N]."""
+    check_alike(z0=z0, z1=z1)
+    return similarity_lse(
         torch.cat([z0, z1]),  # [2N, D]
-        scale=inverse_temperature(temperature),
+        scale=scale,
         normalize=normalize,
         self_offset=0,
-        pair_offset=n,
+        pair_offset=z0.shape[0],
         exclude_pair=True,
     )
-    loss = F.softplus(lse - positive)  # [2N]
-    return reduce(loss, reduction).to(torch.float64 if z0.dtype == torch.float64 else torch.float32)
 
 
-def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
-    """1/temperature, checked where that costs no wait for a device."""
-    if not isinstance(temperature, Tensor):
-        if not temperature > 0 or temperature == float("inf"):
-            raise ValueError(f"temperature must be positive and finite, not {temperature}")
-        return 1.0 / temperature
-    if temperature.dim() != 0 or not temperature.dtype.is_floating_point:
-        raise ValueError(
-            f"temperature must be a float or a 0-dim floating-point tensor, "
-            f"not {temperature.dtype} of shape {list(temperature.shape)}"
-        )
-    if temperature.device.type == "cpu" and not torch.compiler.is_compiling() and temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature.item()}")
-    return torch.where(temperature > 0, 1.0 / temperature, float("nan"))
+def _decoupled(negatives: Tensor, positive: Tensor) -> Tensor:
+    """``negatives − positive``, and 0 for a row that has no negative."""
+    alone = negatives == float("-inf")
+    return torch.where(alone, 0.0, negatives - positive)
 
 
-def reduce(loss: Tensor, reduction: Reduction) -> Tensor:
-    """The mean, the sum, or the rows themselves."""
-    if reduction == "mean":
-        return loss.mean()
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "none":
-        return loss
-    raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
+def _check_negatives(negative_keys: Tensor, query: Tensor, symmetric: bool) -> None:
+    if symmetric:
+        raise ValueError("symmetric=True takes its negatives from the batch: negative_keys=None")
+    check_companion("negative_keys", negative_keys, "query", query)
+    n, d = query.shape
+    shape = list(negative_keys.shape)
+    shared = len(shape) == 2
+    paired = len(shape) == 3 and shape[0] == n
+    if not (shared or paired) or shape[-1] != d:
+        raise ValueError(f"negative_keys must have shape [K, {d}] or [{n}, K, {d}], not {shape}")
+    if 0 in shape:
+        raise ValueError(f"negative_keys must hold at least one key, not {shape}")
 
 
-def _check_views(z0: Tensor, z1: Tensor) -> None:
-    for name, z in (("z0", z0), ("z1", z1)):
-        if not isinstance(z, Tensor) or not z.dtype.is_floating_point:
-            got = z.dtype if isinstance(z, Tensor) else type(z).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, not {got}")
-    if z0.dtype != z1.dtype:
-        raise TypeError(f"z0 and z1 must have one dtype, not {z0.dtype} and {z1.dtype}")
-    if z0.device != z1.device:
-        raise ValueError(f"z0 and z1 must be on one device, not {z0.device} and {z1.device}")
-    if z0.dim() != 2 or z0.shape != z1.shape:
-        raise ValueError(
-            f"z0 and z1 must have one shape [N, D], not {list(z0.shape)} and {list(z1.shape)}"
-        )
-    if 0 in z0.shape:
-        raise ValueError(f"z0 and z1 must hold at least one row and feature, not {list(z0.shape)}")
+def _check_weights(weights: Tensor, z0: Tensor) -> None:
+    check_floating(weights=weights)
+    if weights.shape != z0.shape[:1]:
+        raise ValueError(f"weights must have shape [{len(z0)}], not {list(weights.shape)}")
+    if weights.device != z0.device:
+        raise ValueError(f"weights must be on the device of z0, {z0.device}, not {weights.device}")
