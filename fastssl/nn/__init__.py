@@ -1,18 +1,29 @@
-"""Encoders and heads."""
+"""Encoders, heads, and what methods keep beside them: memories and momentum encoders."""
 
+from fastssl.nn.batch_norm import SplitBatchNorm, shuffled, split_batch_norm
 from fastssl.nn.encoders import ENCODERS, SmallCNN, SmallResNet, build_encoder, feature_width
-from fastssl.nn.heads import HEADS, projection_head
+from fastssl.nn.heads import HEADS, prediction_head, projection_head
+from fastssl.nn.memory import MemoryBank, MemoryQueue
+from fastssl.nn.momentum import MomentumEncoder, cosine_momentum
 from fastssl.nn.resnet import ResNet, resnet18, resnet50
 
 __all__ = [
     "ENCODERS",
     "HEADS",
+    "MemoryBank",
+    "MemoryQueue",
+    "MomentumEncoder",
     "ResNet",
     "SmallCNN",
     "SmallResNet",
+    "SplitBatchNorm",
     "build_encoder",
+    "cosine_momentum",
     "feature_width",
+    "prediction_head",
     "projection_head",
     "resnet18",
     "resnet50",
+    "shuffled",
+    "split_batch_norm",
 ]

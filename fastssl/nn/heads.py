@@ -1,4 +1,4 @@
-"""Projection heads, as in SimCLR."""
+"""Projection and prediction heads."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from torch import nn
 
 from fastssl.errors import choose
 
-HEADS = {"v1": 2, "v2": 3}  # layers
+HEADS = {"v1": 2, "v2": 3, "linear": 1, "mlp": 2}  # layers
+PLAIN = ("linear", "mlp")  # without batch norm
 
 
 def projection_head(
     version: str, in_features: int, hidden: int = 2048, out_features: int = 128
 ) -> nn.Sequential:
-    """g of SimCLR: linear layers with batch norm, ReLU between them, none after the last.
+    """g: linear layers with ReLU between them, none after the last.
 
     Args:
-        version: "v1", two layers (Chen et al. 2020, https://arxiv.org/abs/2002.05709), or "v2",
-            three, of which the first is kept for fine-tuning (https://arxiv.org/abs/2006.10029).
+        version: SimCLR's, with batch norm after each layer: "v1", two layers (Chen et al. 2020,
+            https://arxiv.org/abs/2002.05709), or "v2", three, of which the first is kept for
+            fine-tuning (https://arxiv.org/abs/2006.10029). Without: "linear", one layer, as in
+            MoCo v1 and NPID, or "mlp", two, as in MoCo v2 and SupCon.
         in_features: F, the width of the encoder's output.
         hidden: width of the layers before the last.
         out_features: D.
 
     Returns:
-        A module from [B, F] to [B, D]. The last batch norm scales but does not shift, as in the
-        authors' code.
+        A module from [B, F] to [B, D]. SimCLR's last batch norm scales but does not shift, as in
+        the authors' code.
 
     Raises:
         UserError: there is no such version.
@@ -35,8 +38,25 @@ def projection_head(
     widths = [in_features] + [hidden] * (HEADS[version] - 1) + [out_features]
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU()]
+        if version in PLAIN:
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        else:
+            layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out)]
+            layers += [nn.ReLU()]
+    if version in PLAIN:
+        return nn.Sequential(*layers[:-1])
     return nn.Sequential(*layers[:-2], ScaleNorm(out_features))
+
+
+def prediction_head(features: int, hidden: int = 4096) -> nn.Sequential:
+    """h of NNCLR, MoCo v3 and BYOL, from [B, D] to [B, D]: two linear layers, batch norm and ReLU
+    between them."""
+    return nn.Sequential(
+        nn.Linear(features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, features),
+    )
 
 
 class ScaleNorm(nn.BatchNorm1d):
