@@ -43,7 +43,9 @@ def test_each_group_is_normalised_alone(splits, shape):
 
 
 def test_a_network_is_changed_and_keeps_its_weights():
-    network = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3, eps=0.1)), ScaleNorm(3))
+    network = nn.Sequential(
+        nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3, eps=0.1)), ScaleNorm(3)
+    )
     before = dict(network.named_parameters())
     state = copy.deepcopy(network.state_dict())
     assert split_batch_norm(network, 4) is network
