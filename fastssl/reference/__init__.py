@@ -6,6 +6,14 @@ from fastssl.reference.similarity_lse import (
     similarity_lse_both,
     unit_rows,
 )
+from fastssl.reference.similarity_softplus import similarity_softplus
 from fastssl.reference.similarity_topk import similarity_topk
 
-__all__ = ["inverse_norms", "similarity_lse", "similarity_lse_both", "similarity_topk", "unit_rows"]
+__all__ = [
+    "inverse_norms",
+    "similarity_lse",
+    "similarity_lse_both",
+    "similarity_softplus",
+    "similarity_topk",
+    "unit_rows",
+]

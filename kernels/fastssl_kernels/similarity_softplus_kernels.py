@@ -1,0 +1,274 @@
+"""Kernels of ``similarity_softplus``: sums of softplus by tiles, and their gradients."""
+
+import triton
+import triton.language as tl
+
+from fastssl_kernels.similarity_lse_fwd import _store_pairs
+from fastssl_kernels.similarity_lse_tiles import (
+    allowed_entries,
+    crosses,
+    dot,
+    load_rows,
+    narrow,
+    products_by_chunks,
+)
+
+
+@triton.jit
+def _value(tensor_ptr, number):
+    """A scalar that came as a 0-dim tensor or as a number."""
+    if tensor_ptr is None:
+        return tl.cast(number, tl.float32)
+    else:
+        return tl.load(tensor_ptr).to(tl.float32)
+
+
+@triton.jit
+def log1p_unit(u):
+    """log(1 + u) for u in [0, 1], to a rounding or two of the result however small u is."""
+    p = tl.full(u.shape, -0.0032440247014164925, tl.float32)
+    p = tl.fma(p, u, 0.019851459190249443)
+    p = tl.fma(p, u, -0.05695952847599983)
+    p = tl.fma(p, u, 0.10603654384613037)
+    p = tl.fma(p, u, -0.15305592119693756)
+    p = tl.fma(p, u, 0.1967593878507614)
+    p = tl.fma(p, u, -0.24954134225845337)
+    p = tl.fma(p, u, 0.3332996368408203)
+    p = tl.fma(p, u, -0.4999990165233612)
+    p = tl.fma(p, u, 1.0)
+    return p * u
+
+
+@triton.jit
+def softplus(t):
+    return tl.maximum(t, 0.0) + log1p_unit(tl.exp(-tl.abs(t)))
+
+
+@triton.jit
+def sigmoid(t):
+    """Its small values keep their digits too."""
+    u = tl.exp(-tl.abs(t))
+    r = 1.0 / (1.0 + u)
+    return tl.where(t < 0, u * r, r)
+
+
+@triton.jit
+def _similarity_softplus_fwd_kernel(
+    x_ptr,  # [M, D]
+    y_ptr,  # [K, D]
+    row_norm_ptr,  # [M] f32
+    column_norm_ptr,  # [K] f32
+    scale_ptr,  # [], or None for factor
+    bias_ptr,  # [], or None for shift
+    sums_ptr,  # [segments, M] f32
+    factor,
+    shift,
+    M,
+    K,
+    run,
+    pair_offset,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    EXCLUDE_PAIR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Sums of softplus for a block of rows over one segment of the columns."""
+    segment = tl.program_id(1)
+    local_m = tl.arange(0, BLOCK_M)
+    local_n = tl.arange(0, BLOCK_N)
+    row_first = tl.program_id(0) * BLOCK_M
+    rows = row_first + local_m
+    begin = segment * run
+    end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
+
+    norm = tl.load(row_norm_ptr + rows, mask=rows < M, other=0.0)
+    row_coefficient = _value(scale_ptr, factor) * norm  # [BM]
+    bias = _value(bias_ptr, shift)
+    if BLOCK_D >= D:
+        features = tl.arange(0, BLOCK_D)
+        x = load_rows(x_ptr, row_first, local_m, features, M, D, BLOCK_D)  # [BM, BD]
+    sums = tl.zeros([BLOCK_M], tl.float32)
+    for column_block in range(begin, end):
+        column_first = column_block * BLOCK_N
+        columns = column_first + local_n
+        column_norm = tl.load(column_norm_ptr + columns, mask=columns < K, other=0.0)  # [BN]
+        if BLOCK_D >= D:
+            y = load_rows(y_ptr, column_first, local_n, features, K, D, BLOCK_D)  # [BN, BD]
+            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, INTERPRETED)
+        else:
+            raw = products_by_chunks(
+                x_ptr, row_first, local_m, M, y_ptr, column_first, local_n, K,
+                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
+            )  # fmt: skip
+        terms = softplus(raw * (row_coefficient[:, None] * column_norm[None, :]) + bias)  # [BM, BN]
+        special = column_first + BLOCK_N > K
+        if EXCLUDE_PAIR:
+            special = special | crosses(row_first, column_first, pair_offset, K, BLOCK_M, BLOCK_N)
+        if special:
+            allowed = allowed_entries(
+                rows[:, None], columns[None, :], M, K, 0, pair_offset, False, EXCLUDE_PAIR
+            )
+            terms = tl.where(allowed, terms, 0.0)
+        sums += tl.sum(terms, 1)
+    tl.store(sums_ptr + tl.cast(segment, tl.int64) * M + rows, sums, mask=rows < M)
+
+
+@triton.jit(do_not_specialize=["segments"])
+def _similarity_softplus_fwd_finish_kernel(
+    x_ptr,  # [M, D]
+    y_ptr,  # [K, D]
+    sums_ptr,  # [segments, M] f32
+    row_norm_ptr,  # [M] f32
+    column_norm_ptr,  # [K] f32
+    base2_ptr,  # [1] f32
+    total_ptr,  # [M] f64
+    pair_ptr,  # [M] f64, without the bias
+    M,
+    K,
+    segments,
+    pair_offset,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_PAIR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Join the segments' sums."""
+    _store_pairs(
+        x_ptr, y_ptr, row_norm_ptr, column_norm_ptr, base2_ptr, pair_ptr,
+        tl.program_id(0) * ROWS, pair_offset, M, K,
+        D, ROWS, BLOCK_D, HAS_PAIR, PRECISION, INTERPRETED,
+    )  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros([ROWS], tl.float64)
+    for segment in range(0, segments):
+        place = tl.cast(segment, tl.int64) * M + rows
+        total += tl.load(sums_ptr + place, mask=rows < M, other=0.0).to(tl.float64)
+    tl.store(total_ptr + rows, total, mask=rows < M)
+
+
+@triton.jit
+def _similarity_softplus_bwd_kernel(
+    own_ptr,  # [M, D] the vectors whose gradient this is
+    other_ptr,  # [K, D]
+    own_norm_ptr,  # [M] f32
+    other_norm_ptr,  # [K] f32
+    scale_ptr,  # [], or None for factor
+    bias_ptr,  # [], or None for shift
+    weight_ptr,  # [M] if BY_OWN, else [K]: d_total of the rows, f64
+    gain_ptr,  # [] f32, or None for 1
+    d_own_ptr,  # [splits, count, D] f32
+    d_scale_ptr,  # [splits + 1, count] f32, or None
+    d_bias_ptr,  # [splits, count] f32, or None
+    factor,
+    shift,
+    M,
+    K,
+    first_own,
+    count,
+    run,
+    pair_offset,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BY_OWN: tl.constexpr,
+    EXCLUDE_PAIR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Σ_j G_ij ŷ_j for a block of own vectors, ``G_ij = g · sigmoid(t_ij)`` recomputed by tiles.
+
+    Own vectors are the rows of the sums (BY_OWN) or their columns; g is always the row's. The
+    raw vectors go to the tensor cores as they are; the inverse norms of the others ride on G.
+    """
+    split = tl.program_id(1)
+    out_first = tl.program_id(2) * BLOCK_OUT
+    local_m = tl.arange(0, BLOCK_M)
+    local_n = tl.arange(0, BLOCK_N)
+    own_first = first_own + tl.program_id(0) * BLOCK_M
+    own = own_first + local_m
+    inside = own - first_own < count
+    begin = split * run
+    end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
+
+    own_norm = tl.load(own_norm_ptr + own, mask=inside, other=0.0)  # [BM]
+    own_coefficient = _value(scale_ptr, factor) * own_norm
+    bias = _value(bias_ptr, shift)
+    gain = 1.0
+    if gain_ptr is not None:
+        gain = tl.load(gain_ptr)
+    if BY_OWN:
+        own_weight = tl.load(weight_ptr + own, mask=inside, other=0.0).to(tl.float32) * gain
+    if BLOCK_D >= D:
+        features = tl.arange(0, BLOCK_D)
+        x = load_rows(own_ptr, own_first, local_m, features, M, D, BLOCK_D)  # [BM, BD]
+    d_own = tl.zeros([BLOCK_M, BLOCK_OUT], tl.float32)
+    d_scale = tl.zeros([BLOCK_M], tl.float32)
+    d_bias = tl.zeros([BLOCK_M], tl.float32)
+
+    for other_block in range(begin, end):
+        other_first = other_block * BLOCK_N
+        other = other_first + local_n
+        if BLOCK_D >= D:
+            y = load_rows(other_ptr, other_first, local_n, features, K, D, BLOCK_D)  # [BN, BD]
+            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, INTERPRETED)
+        else:
+            raw = products_by_chunks(
+                own_ptr, own_first, local_m, M, other_ptr, other_first, local_n, K,
+                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
+            )  # fmt: skip
+            out_features = out_first + tl.arange(0, BLOCK_OUT)
+            y = load_rows(other_ptr, other_first, local_n, out_features, K, D, BLOCK_OUT)
+        other_norm = tl.load(other_norm_ptr + other, mask=other < K, other=0.0)  # [BN]
+        g = sigmoid(raw * (own_coefficient[:, None] * other_norm[None, :]) + bias)  # [BM, BN]
+        if BY_OWN:
+            g *= own_weight[:, None]
+        else:
+            weight = tl.load(weight_ptr + other, mask=other < K, other=0.0).to(tl.float32) * gain
+            g *= weight[None, :]
+
+        special = other_first + BLOCK_N > K
+        if EXCLUDE_PAIR:
+            if BY_OWN:
+                special = special | crosses(
+                    own_first, other_first, pair_offset, K, BLOCK_M, BLOCK_N
+                )
+            else:
+                special = special | crosses(
+                    other_first, own_first, pair_offset, M, BLOCK_N, BLOCK_M
+                )
+        if special:
+            if BY_OWN:
+                allowed = allowed_entries(
+                    own[:, None], other[None, :], M, K, 0, pair_offset, False, EXCLUDE_PAIR
+                )
+            else:
+                allowed = allowed_entries(
+                    other[None, :], own[:, None], K, M, 0, pair_offset, False, EXCLUDE_PAIR
+                )
+            g = tl.where(allowed, g, 0.0)
+        if d_bias_ptr is not None:
+            d_bias += tl.sum(g, 1)
+        g *= other_norm[None, :]
+        if d_scale_ptr is not None:
+            d_scale += tl.sum(g * raw, 1)
+        d_own = dot(narrow(g, y.dtype, INTERPRETED), y, d_own, PRECISION, INTERPRETED)
+
+    place = tl.cast(split, tl.int64) * count + (own - first_own)
+    if out_first == 0:
+        if d_scale_ptr is not None:
+            tl.store(d_scale_ptr + place, d_scale * own_norm / gain, mask=inside)
+        if d_bias_ptr is not None:
+            tl.store(d_bias_ptr + place, d_bias / gain, mask=inside)
+    out_features = out_first + tl.arange(0, BLOCK_OUT)
+    tl.store(
+        d_own_ptr + place[:, None] * D + out_features[None, :],
+        d_own / gain,
+        mask=inside[:, None] & (out_features < D)[None, :],
+    )
