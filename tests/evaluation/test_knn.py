@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastssl.evaluation import knn_accuracy, knn_predict
 
@@ -38,6 +40,22 @@ def test_a_tiny_temperature_does_not_overflow():
     features = torch.nn.functional.normalize(torch.randn(10, 3), dim=1)
     labels = torch.arange(10)
     assert knn_accuracy(features, labels, features, labels, temperature=1e-4) == 1.0
+
+
+def test_never_writes_all_similarities():
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            sizes = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+            self.elements = max(self.elements, *sizes, 0)
+            return result
+
+    bank, queries = torch.randn(3000, 8), torch.randn(2000, 8)
+    with Largest() as largest:
+        knn_predict(bank, torch.randint(0, 4, (3000,)), queries, k=10, chunk_size=2000)
+    assert 0 < largest.elements <= 8 * 3000  # the bank itself
 
 
 def test_half_precision_features_and_no_query():
