@@ -22,6 +22,7 @@ FLOORS = {
     "fastssl.reference": 1,
     "fastssl.backends": 1,
     "fastssl.ops": 2,
+    "fastssl.distributed": 3,
     "fastssl.functional": 3,
     "fastssl.losses": 3,
     "fastssl.nn": 3,

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastssl.distributed.blocks import Blocks, Sum
+from fastssl.distributed.blocks import Blocks, Sum, gather
 from fastssl.distributed.ring import lse_over_ring, softplus_over_ring
 from fastssl.ops import similarity_lse, similarity_lse_both, similarity_softplus
 
 Group = dist.ProcessGroup | bool | None
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep torch.compile out. The compiler's own decorator imports it, which takes seconds."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def agree(group: Group, ring: bool, check: Callable[..., None], **inputs: Any) -> Local:
@@ -24,9 +39,9 @@ def agree(group: Group, ring: bool, check: Callable[..., None], **inputs: Any) -
         group: the ranks whose rows make up the batch; True: the default process group, or this
             process alone where none was started; None or False: this process alone.
         ring: pass columns around a ring; False: gather them.
-        check: takes the values of ``inputs``; raises where one is wrong.
-        **inputs: of the loss, by name, tensors or not. The first has a row for each of this rank's
-            samples; numbers of rows are all that may differ between ranks.
+        check: takes ``inputs`` and raises where one is wrong.
+        **inputs: of the loss, by name: tensors, lists of them, or numbers. The first has a row for
+            each of this rank's samples; numbers of rows are all that may differ between ranks.
 
     Returns:
         What computes the loss's ops over the whole batch.
@@ -38,7 +53,7 @@ def agree(group: Group, ring: bool, check: Callable[..., None], **inputs: Any) -
         Exception: what ``check`` raises, on the rank where it does.
     """
     if group is None or group is False or (group is True and not dist.is_initialized()):
-        check(*inputs.values())
+        check(**inputs)
         return LOCAL
     return _agree(None if group is True else group, ring, check, inputs)
 
@@ -55,6 +70,20 @@ class Local:
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
         return x
+
+    def mean(self, rows: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The mean over the rows of all ranks, or over those ``counted``: 0 if there are none."""
+        if counted is None:
+            return rows.mean()
+        return rows.sum() / counted.sum().clamp(min=1)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of all ranks, in their order; no gradient flows back."""
+        return x.detach()
+
+    def own(self, rows: Tensor) -> Tensor:
+        """This rank's among the rows of all ranks."""
+        return rows
 
 
 LOCAL = Local()
@@ -90,11 +119,32 @@ class Ranks(Local):
         """The same, and the log-sum-exp of this rank's columns over the rows of all ranks."""
         return self._similarity_lse(x, y, scale, columns=True, **options)
 
+    @uncompiled
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
         return Sum.apply(x, self.group)
 
-    @torch.compiler.disable
+    def mean(self, rows: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The mean over the rows of all ranks, or over those ``counted``: 0 if there are none."""
+        count = rows.new_full((), rows.numel()) if counted is None else counted.sum()
+        total, count = self.sum(torch.stack([rows.sum(), count.to(rows.dtype)])).unbind()
+        return total / count.clamp(min=1)
+
+    @uncompiled
+    @torch.no_grad()
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of all ranks, in their order; no gradient flows back."""
+        return torch.cat(gather(x, self._sizes(x), self.group))
+
+    def own(self, rows: Tensor) -> Tensor:
+        """This rank's among the rows of all ranks."""
+        return rows.split(self.samples)[dist.get_rank(self.group)]
+
+    def _sizes(self, x: Tensor) -> list[int]:
+        """The lengths of what is ``x`` on this rank, on every rank."""
+        return [n * len(x) // self.samples[dist.get_rank(self.group)] for n in self.samples]
+
+    @uncompiled
     def similarity_softplus(
         self,
         x: Tensor,
@@ -106,7 +156,7 @@ class Ranks(Local):
         **pairs: Any,
     ) -> tuple[Tensor, Tensor]:
         """As the op, over the columns of all ranks."""
-        blocks = Blocks(self.group, self.samples, len(y))
+        blocks = Blocks(self.group, self._sizes(y))
         travel = blocks.set_off(y) if self.ring else None
         total, pair = similarity_softplus(x, y, scale, bias, normalize=normalize, **pairs)
         if travel:
@@ -116,7 +166,7 @@ class Ranks(Local):
             totals, _ = similarity_softplus(x, there, scale, bias, normalize=normalize)
         return total + totals, pair
 
-    @torch.compiler.disable
+    @uncompiled
     def _similarity_lse(
         self,
         x: Tensor,
@@ -128,7 +178,7 @@ class Ranks(Local):
         **offsets: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         shard = x if y is None else y
-        blocks = Blocks(self.group, self.samples, len(shard), both=columns, symmetric=y is None)
+        blocks = Blocks(self.group, self._sizes(shard), both=columns, symmetric=y is None)
         travel = blocks.set_off(shard) if self.ring else None
         op: Any = similarity_lse_both if columns else similarity_lse
         own, pair, *own_columns = op(x, y, scale, normalize=normalize, **offsets)
@@ -159,14 +209,15 @@ def _logsumexp(*parts: Tensor) -> Tensor:
     return torch.stack(parts).logsumexp(0)
 
 
-@torch.compiler.disable
+@uncompiled
 def _agree(group: Any, ring: bool, check: Callable[..., None], inputs: dict[str, Any]) -> Local:
     if not (group is None or isinstance(group, dist.ProcessGroup)):
         raise TypeError(f"group must be True or a process group of this process, not {group!r}")
     error, samples = None, 0
     try:
-        check(*inputs.values())
-        samples = len(next(iter(inputs.values())))
+        check(**inputs)
+        first = next(iter(inputs.values()))
+        samples = len(first if isinstance(first, Tensor) else first[0])
         says = ", ".join(f"{name}: {_describe(x)}" for name, x in inputs.items())
         says += f", ring: {ring}"
     except Exception as e:  # raised below, when no rank waits for this one any more
@@ -191,8 +242,10 @@ def _agree(group: Any, ring: bool, check: Callable[..., None], inputs: dict[str,
 
 
 def _describe(x: Any) -> str:
+    if isinstance(x, (list, tuple)):
+        return f"[{', '.join(map(_describe, x))}]"
     if not isinstance(x, Tensor):
-        return type(x).__name__
+        return repr(x)
     shape = ", ".join(["rows", *map(str, x.shape[1:])][: x.dim()])
     grad = ", requires grad" if x.requires_grad and torch.is_grad_enabled() else ""
     return f"{str(x.dtype).removeprefix('torch.')} [{shape}] on {x.device.type}{grad}"

@@ -21,8 +21,7 @@ class Blocks:
 
     Args:
         group: the process group; None: the default one.
-        samples: how many each rank has.
-        columns: how many this rank has.
+        columns: how many each rank has.
         both: whether the columns' sums are wanted as well.
         symmetric: whether the rows are the columns. Then a block and its mirror image, the
             other's block with this rank, are one: one of the two computes it, for both.
@@ -31,16 +30,15 @@ class Blocks:
     def __init__(
         self,
         group: Group,
-        samples: list[int],
-        columns: int,
+        columns: list[int],
         *,
         both: bool = False,
         symmetric: bool = False,
     ) -> None:
         self.group = group
         self.rank = dist.get_rank(group)
-        self.size = size = len(samples)
-        self.columns = [n * columns // samples[self.rank] for n in samples]
+        self.size = size = len(columns)
+        self.columns = columns
         self.both, self.rows = range(0), range(1, size)
         if both:
             self.both, self.rows = self.rows, self.both
@@ -112,10 +110,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shard: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
         ctx.blocks, ctx.dtype = blocks, shard.dtype
-        most = max(blocks.columns)
-        shards = shard.new_empty(blocks.size, most, *shard.shape[1:])
-        dist.all_gather(list(shards.unbind()), _padded(shard, most), group=blocks.group)
-        return tuple(shards[blocks.left(d), : blocks.width(d)] for d in blocks.distances)
+        shards = gather(shard, blocks.columns, blocks.group)
+        return tuple(shards[blocks.left(d)] for d in blocks.distances)
 
     @staticmethod
     @once_differentiable
@@ -156,6 +152,13 @@ class Sum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_sum: Tensor) -> tuple[Tensor, None]:
         return _sum(d_sum, ctx.group), None
+
+
+def gather(x: Tensor, rows: list[int], group: Group) -> list[Tensor]:
+    """Every rank's ``x``, of so many rows."""
+    padded = x.new_empty(len(rows), max(rows), *x.shape[1:])
+    dist.all_gather(list(padded.unbind()), _padded(x, max(rows)), group=group)
+    return [part[:n] for part, n in zip(padded, rows, strict=True)]
 
 
 def wait(works: list[dist.Work]) -> None:

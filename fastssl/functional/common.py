@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastssl.distributed import Local
 from fastssl.ops.similarity_lse import FLOATS
 from fastssl.reference.similarity_lse import NORM_EPS
 
@@ -81,12 +82,12 @@ def check_group_ids(name: str, ids: Tensor, shape: list[int], device: torch.devi
         raise ValueError(f"{name} must be on the device {device}, not {ids.device}")
 
 
-def inverse_temperature(temperature: float | Tensor, name: str = "temperature") -> float | Tensor:
-    """1/temperature, checked where that costs no wait for a device."""
+def check_temperature(temperature: float | Tensor, name: str = "temperature") -> None:
+    """A positive number, or a 0-dim tensor, its value checked where that waits for no device."""
     if not isinstance(temperature, Tensor):
         if not temperature > 0 or temperature == float("inf"):
             raise ValueError(f"{name} must be positive and finite, not {temperature}")
-        return 1.0 / temperature
+        return
     if temperature.dim() != 0 or not temperature.dtype.is_floating_point:
         raise ValueError(
             f"{name} must be a float or a 0-dim floating-point tensor, "
@@ -94,7 +95,14 @@ def inverse_temperature(temperature: float | Tensor, name: str = "temperature") 
         )
     if temperature.device.type == "cpu" and not torch.compiler.is_compiling() and temperature <= 0:
         raise ValueError(f"{name} must be positive, not {temperature.item()}")
-    return torch.where(temperature > 0, 1.0 / temperature, float("nan"))
+
+
+def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
+    """1/temperature, of a tensor in float64 (a rounding here is one of every logit); NaN where it
+    is not positive."""
+    if not isinstance(temperature, Tensor):
+        return 1.0 / temperature
+    return torch.where(temperature > 0, 1.0 / widened(temperature), float("nan"))
 
 
 def group_rows(ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,12 +142,15 @@ def _inverse_norms(x: Tensor) -> Tensor:
     return torch.where(directed, 1.0 / torch.where(directed, norm, 1.0), 0.0)
 
 
-def reduce(loss: Tensor, reduction: Reduction, counted: Tensor | None = None) -> Tensor:
-    """The mean (of the ``counted`` rows; 0 if there are none), the sum, or the rows themselves."""
+def reduce(
+    loss: Tensor, reduction: Reduction, counted: Tensor | None = None, *, ranks: Local
+) -> Tensor:
+    """Over all ranks the mean (of the ``counted`` rows; 0 if there are none) or the sum; or the
+    rows themselves."""
     if reduction == "mean":
-        return loss.mean() if counted is None else loss.sum() / counted.sum().clamp(min=1)
+        return ranks.mean(loss, counted)
     if reduction == "sum":
-        return loss.sum()
+        return ranks.sum(loss.sum())
     if reduction == "none":
         return loss
     raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')

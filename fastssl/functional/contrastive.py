@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastssl.distributed import Group, Local, agree
 from fastssl.functional.common import (
     Reduction,
     check_alike,
     check_companion,
     check_floating,
+    check_temperature,
     inverse_temperature,
     loss_dtype,
     reduce,
     similarities,
 )
-from fastssl.ops import similarity_lse, similarity_lse_both
+from fastssl.ops import similarity_lse
 
 
 def nt_xent(
@@ -28,6 +30,8 @@ def nt_xent(
     *,
     normalize: bool = True,
     reduction: Reduction = "mean",
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """Normalised temperature-scaled cross entropy over two views of N samples.
 
@@ -44,6 +48,9 @@ def nt_xent(
         normalize: use cosine similarity; False: plain dot products. A zero vector is similar
             to nothing and receives no gradient.
         reduction: "mean" over the 2N rows, "sum", or "none" for shape [2N], rows of z0 first.
+        group: a process group, or True for the default one: the batch is that of all its ranks, and
+            "none" gives this rank's rows; see :mod:`fastssl.distributed`.
+        ring: with a group, pass embeddings around a ring: less memory than gathering them.
 
     Returns:
         float32 (float64 for float64 inputs): a scalar, or [2N]. With N = 1 there is no
@@ -53,13 +60,15 @@ def nt_xent(
     Raises:
         TypeError: z0 and z1 are not floating-point tensors of one dtype.
         ValueError: shapes or devices differ, the batch is empty, the temperature is not
-            positive, the reduction is unknown.
+            positive, the reduction is unknown, the ranks of a group disagree.
 
     SimCLR, Chen et al. 2020, https://arxiv.org/abs/2002.05709
     """
-    negatives, positive = _two_views(z0, z1, inverse_temperature(temperature), normalize)
+    ranks = agree(group, ring, _check_views, z0=z0, z1=z1, temperature=temperature)
+    scale = inverse_temperature(temperature)
+    negatives, positive = _two_views(z0, z1, scale, normalize, ranks)
     loss = F.softplus(negatives - positive)  # [2N]
-    return reduce(loss, reduction).to(loss_dtype(z0))
+    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(z0))
 
 
 def info_nce(
@@ -71,6 +80,8 @@ def info_nce(
     symmetric: bool = False,
     normalize: bool = True,
     reduction: Reduction = "mean",
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """InfoNCE: tell each query's positive key from its negative keys.
 
@@ -92,6 +103,9 @@ def info_nce(
         normalize: use cosine similarity; False: plain dot products. A zero vector is similar
             to nothing and receives no gradient.
         reduction: "mean" over the N queries, "sum", or "none" for shape [N].
+        group: a process group, or True for the default one: the batch is that of all its ranks, and
+            "none" gives this rank's rows; see :mod:`fastssl.distributed`.
+        ring: with a group, pass embeddings around a ring: less memory than gathering them.
 
     Returns:
         float32 (float64 for float64 inputs): a scalar, or [N]. With N = 1 and negatives from the
@@ -100,22 +114,33 @@ def info_nce(
     Raises:
         TypeError: the tensors are not floating-point tensors of one dtype.
         ValueError: shapes or devices differ, the batch or the set of negatives is empty, the
-            temperature is not positive, the reduction is unknown, symmetric with negative_keys.
+            temperature is not positive, the reduction is unknown, symmetric with negative_keys, the
+            ranks of a group disagree.
 
     CPC, van den Oord et al. 2018, https://arxiv.org/abs/1807.03748;
     MoCo, He et al. 2020, https://arxiv.org/abs/1911.05722
     """
-    check_alike(query=query, positive_key=positive_key)
+    ranks = agree(
+        group,
+        ring,
+        _check_queries,
+        query=query,
+        positive_key=positive_key,
+        negative_keys=negative_keys,
+        temperature=temperature,
+        symmetric=symmetric,
+    )
     scale = inverse_temperature(temperature)
     if negative_keys is None:
         own: dict[str, Any] = {"normalize": normalize, "pair_offset": 0, "exclude_pair": True}
         if symmetric:
-            negatives, positive, others = similarity_lse_both(query, positive_key, scale, **own)
+            negatives, positive, others = ranks.similarity_lse_both(
+                query, positive_key, scale, **own
+            )
             loss = (F.softplus(negatives - positive) + F.softplus(others - positive)) / 2
-            return reduce(loss, reduction).to(loss_dtype(query))
-        negatives, positive = similarity_lse(query, positive_key, scale, **own)
+            return reduce(loss, reduction, ranks=ranks).to(loss_dtype(query))
+        negatives, positive = ranks.similarity_lse(query, positive_key, scale, **own)
     else:
-        _check_negatives(negative_keys, query, symmetric)
         queries = query[:, None]  # [N, 1, D]
         positive = scale * similarities(queries, positive_key[:, None], normalize)[:, 0, 0]
         if negative_keys.dim() == 2:
@@ -124,7 +149,7 @@ def info_nce(
             logits = scale * similarities(queries, negative_keys, normalize)[:, 0]  # [N, K]
             negatives = logits.logsumexp(dim=1)
     loss = F.softplus(negatives - positive)  # [N]
-    return reduce(loss, reduction).to(loss_dtype(query))
+    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(query))
 
 
 def dcl(
@@ -135,6 +160,8 @@ def dcl(
     weights: Tensor | None = None,  # [N]
     normalize: bool = True,
     reduction: Reduction = "mean",
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """Decoupled contrastive learning: NT-Xent without the positive in the denominator.
 
@@ -150,6 +177,9 @@ def dcl(
         normalize: use cosine similarity; False: plain dot products. A zero vector is similar
             to nothing and receives no gradient.
         reduction: "mean" over the 2N rows, "sum", or "none" for shape [2N], rows of z0 first.
+        group: a process group, or True for the default one: the batch is that of all its ranks, and
+            "none" gives this rank's rows; see :mod:`fastssl.distributed`.
+        ring: with a group, pass embeddings around a ring: less memory than gathering them.
 
     Returns:
         float32 (float64 for float64 inputs): a scalar, or [2N]; it may be negative. With N = 1
@@ -159,16 +189,17 @@ def dcl(
     Raises:
         TypeError: z0 and z1 are not floating-point tensors of one dtype, nor weights one.
         ValueError: shapes or devices differ, the batch is empty, the temperature is not
-            positive, the reduction is unknown.
+            positive, the reduction is unknown, the ranks of a group disagree.
 
     DCL, Yeh et al. 2021, https://arxiv.org/abs/2110.06848
     """
-    negatives, positive = _two_views(z0, z1, inverse_temperature(temperature), normalize)
+    ranks = agree(group, ring, _check_views, z0=z0, z1=z1, temperature=temperature, weights=weights)
+    scale = inverse_temperature(temperature)
+    negatives, positive = _two_views(z0, z1, scale, normalize, ranks)
     if weights is not None:
-        _check_weights(weights, z0)
         positive = weights.repeat(2) * positive
     loss = _decoupled(negatives, positive)  # [2N]
-    return reduce(loss, reduction).to(loss_dtype(z0))
+    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(z0))
 
 
 def dclw(
@@ -179,6 +210,8 @@ def dclw(
     *,
     normalize: bool = True,
     reduction: Reduction = "mean",
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """Decoupled contrastive learning, positives that are far apart weighted up.
 
@@ -191,23 +224,22 @@ def dclw(
 
     Other arguments, results and errors as :func:`dcl`.
     """
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma must be positive and finite, not {sigma}")
+    check_temperature(sigma, "sigma")
+    ranks = agree(group, ring, _check_views, z0=z0, z1=z1, temperature=temperature)
     scale = inverse_temperature(temperature)
-    negatives, positive = _two_views(z0, z1, scale, normalize)
-    n = len(z0)
-    closeness = (positive[:n] / (scale * sigma)).softmax(dim=0)  # [N]
-    weights = (2 - n * closeness).detach()
+    negatives, positive = _two_views(z0, z1, scale, normalize, ranks)
+    closeness = (positive[: len(z0)] / (scale * sigma)).detach()  # [N], c/σ
+    everyones = ranks.gather(closeness)
+    weights = 2 - len(everyones) * (closeness - everyones.logsumexp(0)).exp()
     loss = _decoupled(negatives, weights.repeat(2) * positive)  # [2N]
-    return reduce(loss, reduction).to(loss_dtype(z0))
+    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(z0))
 
 
 def _two_views(
-    z0: Tensor, z1: Tensor, scale: float | Tensor, normalize: bool
+    z0: Tensor, z1: Tensor, scale: float | Tensor, normalize: bool, ranks: Local
 ) -> tuple[Tensor, Tensor]:
     """The log-sum-exp of each row's negatives and the logit of its positive, both [2N]."""
-    check_alike(z0=z0, z1=z1)
-    return similarity_lse(
+    return ranks.similarity_lse(
         torch.cat([z0, z1]),  # [2N, D]
         scale=scale,
         normalize=normalize,
@@ -223,7 +255,31 @@ def _decoupled(negatives: Tensor, positive: Tensor) -> Tensor:
     return torch.where(alone, 0.0, negatives - positive)
 
 
-def _check_negatives(negative_keys: Tensor, query: Tensor, symmetric: bool) -> None:
+def _check_views(
+    z0: Tensor, z1: Tensor, temperature: float | Tensor, weights: Tensor | None = None
+) -> None:
+    check_alike(z0=z0, z1=z1)
+    check_temperature(temperature)
+    if weights is None:
+        return
+    check_floating(weights=weights)
+    if weights.shape != z0.shape[:1]:
+        raise ValueError(f"weights must have shape [{len(z0)}], not {list(weights.shape)}")
+    if weights.device != z0.device:
+        raise ValueError(f"weights must be on the device of z0, {z0.device}, not {weights.device}")
+
+
+def _check_queries(
+    query: Tensor,
+    positive_key: Tensor,
+    negative_keys: Tensor | None,
+    temperature: float | Tensor,
+    symmetric: bool,
+) -> None:
+    check_alike(query=query, positive_key=positive_key)
+    check_temperature(temperature)
+    if negative_keys is None:
+        return
     if symmetric:
         raise ValueError("symmetric=True takes its negatives from the batch: negative_keys=None")
     check_companion("negative_keys", negative_keys, "query", query)
@@ -235,11 +291,3 @@ def _check_negatives(negative_keys: Tensor, query: Tensor, symmetric: bool) -> N
         raise ValueError(f"negative_keys must have shape [K, {d}] or [{n}, K, {d}], not {shape}")
     if 0 in shape:
         raise ValueError(f"negative_keys must hold at least one key, not {shape}")
-
-
-def _check_weights(weights: Tensor, z0: Tensor) -> None:
-    check_floating(weights=weights)
-    if weights.shape != z0.shape[:1]:
-        raise ValueError(f"weights must have shape [{len(z0)}], not {list(weights.shape)}")
-    if weights.device != z0.device:
-        raise ValueError(f"weights must be on the device of z0, {z0.device}, not {weights.device}")

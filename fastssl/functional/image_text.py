@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastssl.distributed import Group, agree
 from fastssl.functional.common import check_alike, check_scalar, loss_dtype
-from fastssl.ops import similarity_lse_both
 
 
 def clip_loss(
@@ -15,6 +15,8 @@ def clip_loss(
     logit_scale: float | Tensor,
     *,
     logit_bias: float | Tensor | None = None,
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """CLIP: tell each image's text from the batch's texts, and each text's image.
 
@@ -30,6 +32,9 @@ def clip_loss(
             grad. It is the scale itself, not its logarithm.
         logit_bias: added to all logits alike, which changes neither softmax: accepted for models
             that have one, a float or a 0-dim tensor; its gradient is zero.
+        group: a process group, or True for the default one: the batch is that of all its ranks; see
+            :mod:`fastssl.distributed`.
+        ring: with a group, pass features around a ring: less memory than gathering them.
 
     Returns:
         A float32 scalar (float64 for float64 inputs). With N = 1 there is nothing to tell apart
@@ -39,17 +44,36 @@ def clip_loss(
         TypeError: the features are not floating-point tensors of one dtype, or logit_scale or
             logit_bias is no number.
         ValueError: shapes or devices differ, the batch is empty, logit_scale or logit_bias is a
-            tensor that is not 0-dim or lives on another device.
+            tensor that is not 0-dim or lives on another device, the ranks of a group disagree.
 
     CLIP, Radford et al. 2021, https://arxiv.org/abs/2103.00020
     """
-    check_alike(image_features=image_features, text_features=text_features)
-    check_scalar("logit_scale", logit_scale, image_features.device)
-    texts, pair, images = similarity_lse_both(
+    ranks = agree(
+        group,
+        ring,
+        check_image_text,
+        image_features=image_features,
+        text_features=text_features,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+    )
+    texts, pair, images = ranks.similarity_lse_both(
         image_features, text_features, logit_scale, pair_offset=0, exclude_pair=True
     )
-    loss = (F.softplus(texts - pair) + F.softplus(images - pair)).mean() / 2
+    loss = ranks.mean(F.softplus(texts - pair) + F.softplus(images - pair)) / 2
     if logit_bias is not None:
-        check_scalar("logit_bias", logit_bias, image_features.device)
         loss = loss + 0 * logit_bias  # keeps the parameter in the graph, with gradient zero
     return loss.to(loss_dtype(image_features))
+
+
+def check_image_text(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor | None,
+) -> None:
+    """Features of one dtype, device and shape [N, D], and numbers beside them."""
+    check_alike(image_features=image_features, text_features=text_features)
+    check_scalar("logit_scale", logit_scale, image_features.device)
+    if logit_bias is not None:
+        check_scalar("logit_bias", logit_bias, image_features.device)

@@ -10,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastssl.distributed import LOCAL, Group, Local, agree
 from fastssl.functional.common import (
     Reduction,
     check_alike,
     check_floating,
     check_group_ids,
+    check_temperature,
     group_rows,
     inverse_temperature,
     loss_dtype,
     reduce,
     similarities,
 )
-from fastssl.ops import similarity_lse, similarity_lse_both
+from fastssl.ops import similarity_lse
 from fastssl.reference.similarity_lse import masked_lse
 
 # Rows of one sample up to which all their similarities are computed at once.
@@ -35,6 +37,8 @@ def multi_view_nt_xent(
     *,
     normalize: bool = True,
     reduction: Reduction = "mean",
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """NT-Xent over any number of views: the views of a sample are positives, all others negatives.
 
@@ -54,6 +58,10 @@ def multi_view_nt_xent(
             to nothing and receives no gradient.
         reduction: "mean" over the rows that have a positive, "sum", or "none" for shape [N, V], or
             [M] with indexes.
+        group: a process group, or True for the default one: the batch is that of all its ranks, and
+            "none" gives this rank's rows; see :mod:`fastssl.distributed`. All rows of a sample are
+            on one rank.
+        ring: with a group, pass embeddings around a ring: less memory than gathering them.
 
     Returns:
         float32 (float64 for float64 inputs). A row whose sample has no other has no positive: its
@@ -65,25 +73,30 @@ def multi_view_nt_xent(
     Raises:
         TypeError: z is not floating-point tensors of one dtype, indexes are not integers.
         ValueError: other shapes or devices, an empty batch, a single view, a temperature that is
-            not positive, an unknown reduction.
+            not positive, an unknown reduction; the ranks of a group disagree, or a sample is on two
+            of them.
 
     SimCLR, Chen et al. 2020, https://arxiv.org/abs/2002.05709, as solo-learn extends it
     """
+    ranks = agree(group, ring, _check, z=z, indexes=indexes, temperature=temperature)
     scale = inverse_temperature(temperature)
     if indexes is None:
-        views = _views(z)
-        loss = _views_loss(views, scale, normalize)  # [N, V]
-        return reduce(loss, reduction).to(loss_dtype(views[0]))
-    rows = _rows(z, indexes)
-    loss, has_positive = _indexed_loss(rows, indexes, scale, normalize)  # [M]
-    return reduce(loss, reduction, has_positive).to(loss_dtype(rows))
+        views = z.unbind(1) if isinstance(z, Tensor) else z
+        loss = _views_loss(views, scale, normalize, ranks)  # [N, V]
+        return reduce(loss, reduction, ranks=ranks).to(loss_dtype(views[0]))
+    assert isinstance(z, Tensor)
+    loss, has_positive = _indexed_loss(z, indexes, scale, normalize, ranks)  # [M]
+    return reduce(loss, reduction, has_positive, ranks=ranks).to(loss_dtype(z))
 
 
-def _views_loss(views: Sequence[Tensor], scale: float | Tensor, normalize: bool) -> Tensor:
+def _views_loss(
+    views: Sequence[Tensor], scale: float | Tensor, normalize: bool, ranks: Local
+) -> Tensor:
     """The loss of each row, [N, V]."""
     n = len(views[0])
-    rows_lse = partial(similarity_lse, scale=scale, normalize=normalize, self_offset=0)
-    both_lse = partial(similarity_lse_both, scale=scale, normalize=normalize, self_offset=0)
+    options: dict[str, Any] = {"scale": scale, "normalize": normalize, "self_offset": 0}
+    rows_lse = partial(ranks.similarity_lse, **options)
+    both_lse = partial(ranks.similarity_lse_both, **options)
     pair: dict[str, Any] = {"pair_offset": n, "exclude_pair": True}
     # Two views at a time, as the op can leave two columns out of a row's sum: those of its sample.
     blocks = [torch.cat(list(views[i : i + 2])) for i in range(0, len(views), 2)]  # [2N or N, D]
@@ -100,28 +113,42 @@ def _views_loss(views: Sequence[Tensor], scale: float | Tensor, normalize: bool)
 
 
 def _indexed_loss(
-    z: Tensor, indexes: Tensor, scale: float | Tensor, normalize: bool
+    z: Tensor, indexes: Tensor, scale: float | Tensor, normalize: bool, ranks: Local
 ) -> tuple[Tensor, Tensor]:
     """The loss of each row and whether it has a positive, [M]."""
     sample, others = group_rows(indexes)
     order = torch.argsort(others * len(z) + sample)  # samples side by side, the smallest first
     rows = z.index_select(0, order)
     sizes, counts = (t.tolist() for t in torch.unique(others + 1, return_counts=True))
-    if len(sizes) == 1 and 1 < sizes[0] <= FEW:
+    if _one_size(indexes, others, sizes, ranks) and 1 < sizes[0] <= FEW:
         views = rows.unflatten(0, (-1, sizes[0])).unbind(1)
-        loss = _views_loss(views, scale, normalize).flatten()
+        loss = _views_loss(views, scale, normalize, ranks).flatten()
     else:
-        rows_lse = partial(similarity_lse, scale=scale, normalize=normalize, self_offset=0)
+        options: dict[str, Any] = {"scale": scale, "normalize": normalize, "self_offset": 0}
         positives = []
         for size, same in zip(sizes, rows.split(counts), strict=True):
             if size <= FEW:
                 samples = same.unflatten(0, (-1, size))
                 positives.append(_positives_lse(samples, scale, normalize).flatten())
             else:
-                positives += [rows_lse(views)[0] for views in same.split(size)]
+                positives += [similarity_lse(part, **options)[0] for part in same.split(size)]
         lse = torch.cat(positives)
-        loss = torch.where(lse == float("-inf"), 0.0, rows_lse(rows)[0] - lse)
+        everything, _ = ranks.similarity_lse(rows, **options)
+        loss = torch.where(lse == float("-inf"), 0.0, everything - lse)
     return loss.index_select(0, order.argsort()), others > 0
+
+
+def _one_size(indexes: Tensor, others: Tensor, sizes: list[int], ranks: Local) -> bool:
+    """Whether all samples, on all ranks, have as many rows."""
+    if ranks is LOCAL:
+        return len(sizes) == 1
+    _, everywhere = group_rows(ranks.gather(indexes))  # of all ranks' rows
+    if ranks.sum((ranks.own(everywhere) != others).sum()):
+        raise ValueError(
+            "indexes: all rows of a sample must be on one rank, but some number is on two; give "
+            "every sample of the whole batch its own"
+        )
+    return len(torch.unique(everywhere)) == 1
 
 
 def _positives_lse(samples: Tensor, scale: float | Tensor, normalize: bool) -> Tensor:
@@ -136,8 +163,19 @@ def _lse(logits: Tensor) -> Tensor:
     return masked_lse(logits, logits == float("-inf"))
 
 
-def _views(z: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    """V tensors [N, D]."""
+def _check(
+    z: Tensor | Sequence[Tensor], indexes: Tensor | None, temperature: float | Tensor
+) -> None:
+    check_temperature(temperature)
+    if indexes is not None:
+        check_floating(z=z)
+        assert isinstance(z, Tensor)
+        if z.dim() != 2 or 0 in z.shape:
+            raise ValueError(
+                f"with indexes z must have shape [M, D], neither zero, not {list(z.shape)}"
+            )
+        check_group_ids("indexes", indexes, [len(z)], z.device)
+        return
     if isinstance(z, Tensor):
         if z.dim() != 3:
             raise ValueError(
@@ -147,16 +185,3 @@ def _views(z: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
     if len(z) < 2:
         raise ValueError(f"z must hold at least two views of each sample, not {len(z)}")
     check_alike(**{f"z[{i}]": view for i, view in enumerate(z)})
-    return z
-
-
-def _rows(z: Tensor | Sequence[Tensor], indexes: Tensor) -> Tensor:
-    """z itself, [M, D]."""
-    check_floating(z=z)
-    assert isinstance(z, Tensor)
-    if z.dim() != 2 or 0 in z.shape:
-        raise ValueError(
-            f"with indexes z must have shape [M, D], neither zero, not {list(z.shape)}"
-        )
-    check_group_ids("indexes", indexes, [len(z)], z.device)
-    return z

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssl.functional.common import check_alike, check_scalar, loss_dtype
-from fastssl.ops import similarity_softplus
+from fastssl.distributed import Group, agree
+from fastssl.functional.common import loss_dtype
+from fastssl.functional.image_text import check_image_text
 
 
 def siglip_loss(
@@ -15,6 +16,8 @@ def siglip_loss(
     logit_scale: float | Tensor,
     *,
     logit_bias: float | Tensor | None = None,
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """Sigmoid loss for image-text pairs: every image and every text, a pair or not.
 
@@ -29,6 +32,9 @@ def siglip_loss(
             grad. The scale itself, not its logarithm.
         logit_bias: added to the logits: a float or a 0-dim tensor, which may require grad;
             None: 0. The paper starts from scale 10 and bias −10.
+        group: a process group, or True for the default one: the batch is that of all its ranks; see
+            :mod:`fastssl.distributed`.
+        ring: with a group, pass features around a ring: less memory than gathering them.
 
     Returns:
         A float32 scalar (float64 for float64 inputs): the sum over all N² entries, over N. NaN or
@@ -38,15 +44,21 @@ def siglip_loss(
         TypeError: the features are not floating-point tensors of one dtype, or logit_scale or
             logit_bias is neither a float nor a tensor.
         ValueError: shapes or devices differ, the batch is empty, logit_scale or logit_bias is a
-            tensor that is not 0-dim or lives on another device.
+            tensor that is not 0-dim or lives on another device, the ranks of a group disagree.
 
     Sigmoid loss, Zhai et al. 2023, https://arxiv.org/abs/2303.15343
     """
-    check_alike(image_features=image_features, text_features=text_features)
+    ranks = agree(
+        group,
+        ring,
+        check_image_text,
+        image_features=image_features,
+        text_features=text_features,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+    )
     bias = 0.0 if logit_bias is None else logit_bias
-    for name, scalar in (("logit_scale", logit_scale), ("logit_bias", bias)):
-        check_scalar(name, scalar, image_features.device)
-    total, pair = similarity_softplus(
+    total, pair = ranks.similarity_softplus(
         image_features, text_features, logit_scale, bias, pair_offset=0, exclude_pair=True
     )
-    return (total - F.logsigmoid(pair)).mean().to(loss_dtype(image_features))
+    return ranks.mean(total - F.logsigmoid(pair)).to(loss_dtype(image_features))

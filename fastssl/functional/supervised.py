@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,17 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl.distributed import LOCAL, Group, Local, agree
 from fastssl.functional.common import (
     Reduction,
     check_floating,
     check_group_ids,
+    check_temperature,
     group_rows,
     inverse_temperature,
     loss_dtype,
     reduce,
     widened,
 )
-from fastssl.ops import similarity_lse
 from fastssl.reference.similarity_lse import unit_rows
 
 # Features in one slice of the class sums, which are float64: memory for a slice only.
@@ -35,6 +37,8 @@ def sup_con(
     contrast_mode: Literal["all", "one"] = "all",
     normalize: bool = False,
     reduction: Reduction = "mean",
+    group: Group = None,
+    ring: bool = False,
 ) -> Tensor:
     """Supervised contrastive loss: each row is drawn to all others of its class.
 
@@ -57,6 +61,9 @@ def sup_con(
             normalised.
         reduction: "mean" over the anchors that have a positive, "sum", or "none" for the shape of
             features without D ([N] for "one").
+        group: a process group, or True for the default one: batch and classes are those of all its
+            ranks, and "none" gives this rank's rows; see :mod:`fastssl.distributed`.
+        ring: with a group, pass features around a ring: less memory than gathering them.
 
     Returns:
         float32 (float64 for float64 inputs). An anchor without a positive has loss 0 and does not
@@ -65,20 +72,32 @@ def sup_con(
     Raises:
         TypeError: features are not floating-point, labels not integers.
         ValueError: other shapes or devices, an empty batch, a single view without labels, a
-            temperature that is not positive, an unknown contrast_mode or reduction.
+            temperature that is not positive, an unknown contrast_mode or reduction, ranks of a
+            group that disagree.
 
     SupCon, Khosla et al. 2020, https://arxiv.org/abs/2004.11362
     """
+    ranks = agree(
+        group,
+        ring,
+        _check,
+        features=features,
+        labels=labels,
+        temperature=temperature,
+        base_temperature=base_temperature,
+        contrast_mode=contrast_mode,
+    )
     scale = inverse_temperature(temperature)
-    _check(features, labels, contrast_mode)
     n, views = features.shape[0], 1 if features.dim() == 2 else features.shape[1]
     x = features if features.dim() == 2 else features.transpose(0, 1).flatten(0, 1)  # [VN, D]
-    sample = torch.arange(n, device=x.device)
-    classes, positives = group_rows((sample if labels is None else labels).repeat(views))
+    own = torch.arange(n, device=x.device)  # without labels each sample is a class of its own
+    sharing = LOCAL if labels is None else ranks
+    classes, others, count = _classes(own if labels is None else labels, sharing)
+    classes, positives = classes.repeat(views), (views * (others + 1) - 1).repeat(views)  # [VN]
     anchors = n if contrast_mode == "one" else len(x)  # the first view's rows come first
 
     paired = views == 2  # then every row has a positive at a known place
-    negatives, pair = similarity_lse(
+    negatives, pair = ranks.similarity_lse(
         x[:anchors],
         x if anchors < len(x) else None,
         scale,
@@ -87,7 +106,8 @@ def sup_con(
         pair_offset=n if paired else None,
         exclude_pair=paired,
     )
-    mean = _PositiveMean.apply(unit_rows(widened(x)) if normalize else x, classes, positives)
+    rows = unit_rows(widened(x)) if normalize else x
+    mean = _PositiveMean.apply(rows, classes, positives, count, sharing)
     positive, has_positive = scale * mean[:anchors], positives[:anchors] > 0
     if paired:
         # A single positive may dominate its row: then this form keeps the digits.
@@ -96,15 +116,25 @@ def sup_con(
     else:
         loss = torch.where(has_positive, negatives - positive, 0.0)
     if base_temperature is not None:
-        loss = loss * (temperature * inverse_temperature(base_temperature, "base_temperature"))
+        loss = loss * (temperature * inverse_temperature(base_temperature))
     if reduction == "none" and features.dim() == 3 and contrast_mode == "all":
         loss = loss.view(views, n).T
-    return reduce(loss, reduction, has_positive).to(loss_dtype(features))
+    return reduce(loss, reduction, has_positive, ranks=ranks).to(loss_dtype(features))
 
 
-def _class_sums(x: Tensor, classes: Tensor) -> Tensor:
+def _classes(labels: Tensor, ranks: Local) -> tuple[Tensor, Tensor, int]:
+    """For labels [N] a number for each one's class, how many others have it, [N], and a bound of
+    the numbers."""
+    if ranks is LOCAL:
+        return *group_rows(labels), len(labels)
+    _, numbers, sizes = ranks.gather(labels).unique(return_inverse=True, return_counts=True)
+    return ranks.own(numbers), ranks.own(sizes[numbers] - 1), len(sizes)
+
+
+def _class_sums(x: Tensor, classes: Tensor, count: int, ranks: Local) -> Tensor:
     """For each row the sum over its class, [M, D]."""
-    return torch.zeros_like(x).index_add_(0, classes, x).index_select(0, classes)
+    sums = x.new_zeros(count, x.shape[1]).index_add_(0, classes, x)
+    return ranks.sum(sums).index_select(0, classes)
 
 
 class _PositiveMean(torch.autograd.Function):
@@ -114,33 +144,41 @@ class _PositiveMean(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, classes: Tensor, positives: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, classes: Tensor, positives: Tensor, count: int, ranks: Local
+    ) -> Tensor:
         weights = 1 / widened(positives.clamp(min=1))  # [M]
-        ctx.save_for_backward(x, classes, weights)
+        ctx.save_for_backward(x, weights)
+        ctx.sums = partial(_class_sums, classes=classes, count=count, ranks=ranks)
         mean = torch.zeros_like(weights)
         for part in map(widened, x.split(SLICE, dim=1)):
-            mean += (part * (_class_sums(part, classes) - part)).sum(1)
+            mean += (part * (ctx.sums(part) - part)).sum(1)
         return mean * weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_mean: Tensor) -> tuple[Tensor, None, None]:
-        x, classes, weights = ctx.saved_tensors
+    def backward(ctx: Any, d_mean: Tensor) -> tuple[Tensor, None, None, None, None]:
+        x, weights = ctx.saved_tensors
         weights = (d_mean * weights)[:, None]  # [M, 1]
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         for part, d_part in zip(x.split(SLICE, dim=1), d_x.split(SLICE, dim=1), strict=True):
             part = widened(part)
             weighted = weights * part
-            d_part.copy_(
-                weights * (_class_sums(part, classes) - part)
-                + _class_sums(weighted, classes)
-                - weighted
-            )
-        return d_x, None, None
+            d_part.copy_(weights * (ctx.sums(part) - part) + ctx.sums(weighted) - weighted)
+        return d_x, None, None, None, None
 
 
-def _check(features: Tensor, labels: Tensor | None, contrast_mode: str) -> None:
+def _check(
+    features: Tensor,
+    labels: Tensor | None,
+    temperature: float | Tensor,
+    base_temperature: float | None,
+    contrast_mode: str,
+) -> None:
     check_floating(features=features)
+    check_temperature(temperature)
+    if base_temperature is not None:
+        check_temperature(base_temperature, "base_temperature")
     shape = list(features.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"features must have shape [N, D] or [N, V, D], not {shape}")

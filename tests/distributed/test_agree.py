@@ -10,7 +10,7 @@ from fastssl.distributed import LOCAL, Ranks, agree
 from tests.distributed.launch import launch
 
 
-def rows(x, *others):
+def rows(x, y=None):
     if not len(x):
         raise ValueError("x must have rows")
 
