@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 # A server that has imported everything forks the ranks: they start at once, and without the
 # thread pools of this process.
-multiprocessing.set_forkserver_preload(["torch.distributed", "torch.nn.parallel", "fastssl"])
+multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.nn.parallel", "fastssl", "pytest"])
 
 
 def launch(cases: Callable[..., None], size: int, *arguments, seconds: float = 60) -> None:

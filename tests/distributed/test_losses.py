@@ -1,0 +1,191 @@
+"""A step of W ranks under DistributedDataParallel is that of one with the whole batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastssl.functional import (
+    clip_loss,
+    dcl,
+    dclw,
+    info_nce,
+    multi_view_nt_xent,
+    nt_xent,
+    siglip_loss,
+    sup_con,
+)
+from tests.distributed.launch import launch
+from tests.numerics import relative
+
+SAMPLES = [6, 3, 5, 4]  # on each rank
+VIEWS, WIDTH, DIM = 3, 12, 8
+
+
+class Encoder(nn.Module):
+    """Views [n, WIDTH] to embeddings [n, DIM] each, beside a temperature and a bias that learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, DIM))
+        self.log_temperature = nn.Parameter(torch.tensor(-1.2))
+        self.bias = nn.Parameter(torch.tensor(-0.5))
+
+    def forward(self, *views):
+        # Every parameter takes part in every loss: a plain reducer waits for all of them.
+        unused = 0 * (self.bias + self.log_temperature)
+        return *(self.layers(v) + unused for v in views), self.log_temperature.exp(), self.bias
+
+
+class Batch:
+    """The samples of some ranks."""
+
+    def __init__(self, ranks):
+        parts = [self.part(rank) for rank in ranks]
+        *views, self.labels, self.weights, self.negatives, self.number = map(
+            torch.cat, zip(*parts, strict=True)
+        )
+        self.views = views
+
+    def part(self, rank):
+        n, g = SAMPLES[rank], torch.Generator().manual_seed(rank)
+        image = torch.randn(n, WIDTH, generator=g)
+        views = [image + 0.7 * torch.randn(n, WIDTH, generator=g) for _ in range(VIEWS)]
+        labels = torch.randint(0, 4, (n,), generator=g)
+        own = torch.rand(n, generator=g), torch.randn(n, 5, DIM, generator=g)
+        return *views, labels, *own, 10 * rank + torch.arange(n)
+
+
+QUEUE = torch.randn(40, DIM, generator=torch.Generator().manual_seed(99))
+
+
+def by_number(*views):
+    """As rows of one tensor, the last views first."""
+    return torch.cat(views[::-1])
+
+
+def unit(*views):
+    return [F.normalize(v, dim=1) for v in views]
+
+
+# From views' embeddings, temperature, bias, a batch and the group, to a loss.
+LOSSES = {
+    "nt_xent": lambda a, b, c, t, bias, batch, **over: nt_xent(a, b, t, **over),
+    "nt_xent, sum": lambda a, b, c, t, bias, batch, **over:
+        nt_xent(a, b, t, normalize=False, reduction="sum", **over),
+    "info_nce": lambda a, b, c, t, bias, batch, **over: info_nce(a, b, None, t, **over),
+    "info_nce, momentum keys": lambda a, b, c, t, bias, batch, **over:
+        info_nce(a, b.detach(), None, t, **over),
+    "info_nce, both ways": lambda a, b, c, t, bias, batch, **over:
+        info_nce(a, b, None, t, symmetric=True, **over),
+    "info_nce, queue": lambda a, b, c, t, bias, batch, **over: info_nce(a, b, QUEUE, t, **over),
+    "info_nce, own negatives": lambda a, b, c, t, bias, batch, **over:
+        info_nce(a, b, batch.negatives, t, **over),
+    "dcl": lambda a, b, c, t, bias, batch, **over: dcl(a, b, t, **over),
+    "dcl, weights": lambda a, b, c, t, bias, batch, **over:
+        dcl(a, b, t, weights=batch.weights, **over),
+    "dclw": lambda a, b, c, t, bias, batch, **over: dclw(a, b, t, **over),
+    "clip": lambda a, b, c, t, bias, batch, **over:
+        clip_loss(*unit(a, b), 1 / t, logit_bias=bias, **over),
+    "siglip": lambda a, b, c, t, bias, batch, **over:
+        siglip_loss(*unit(a, b), 1 / t, logit_bias=bias, **over),
+    "sup_con": lambda a, b, c, t, bias, batch, **over:
+        sup_con(a, batch.labels, t, normalize=True, **over),
+    "sup_con, two views": lambda a, b, c, t, bias, batch, **over:
+        sup_con(torch.stack(unit(a, b), 1), batch.labels, t, 0.07, **over),
+    "sup_con, three views": lambda a, b, c, t, bias, batch, **over:
+        sup_con(torch.stack(unit(a, b, c), 1), batch.labels, t, **over),
+    "sup_con, one": lambda a, b, c, t, bias, batch, **over:
+        sup_con(torch.stack(unit(a, b, c), 1), batch.labels, t, contrast_mode="one", **over),
+    "sup_con, no labels": lambda a, b, c, t, bias, batch, **over:
+        sup_con(torch.stack(unit(a, b, c), 1), None, t, **over),
+    "multi_view": lambda a, b, c, t, bias, batch, **over:
+        multi_view_nt_xent([a, b, c], None, t, **over),
+    "multi_view, indexes": lambda a, b, c, t, bias, batch, **over:
+        multi_view_nt_xent(by_number(a, b, c), batch.number.repeat(3), t, **over),
+    "multi_view, uneven": lambda a, b, c, t, bias, batch, **over:
+        multi_view_nt_xent(torch.cat([a, b, c[batch.number % 2 == 0]]),
+                           torch.cat([batch.number.repeat(2), batch.number[batch.number % 2 == 0]]),
+                           t, **over),
+}  # fmt: skip
+
+
+def step(model, name, batch, **over):
+    """The loss, and the gradients and parameters of one step."""
+    encoder = model.module if isinstance(model, DistributedDataParallel) else model
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    loss = LOSSES[name](*model(*batch.views), batch=batch, **over)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), [p.grad for p in encoder.parameters()], list(encoder.parameters())
+
+
+def steps_are_those_of_one():
+    rank, size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    fresh = Encoder()
+    mine, everyones = Batch([rank]), Batch(range(size))
+    model = DistributedDataParallel(copy.deepcopy(fresh))
+    for name in LOSSES:
+        loss, gradients, weights = step(copy.deepcopy(fresh), name, everyones)
+        for ring in (False, True):
+            model.module.load_state_dict(fresh.state_dict())
+            model.zero_grad()
+            value, d_mine, w_mine = step(model, name, mine, group=True, ring=ring)
+            case = f"{name}, ring={ring}"
+            assert relative(value, loss) < 1e-6, case
+            norm = torch.cat([d.flatten() for d in gradients]).norm().item()
+            for a, b in zip(d_mine, gradients, strict=True):  # some cancel to a rounding of others
+                assert relative(a, b, floor=0.01 * norm) < 1e-6, case
+            for a, b in zip(w_mine, weights, strict=True):
+                assert relative(a, b) < 1e-6, case
+
+
+def rows_are_those_of_one():
+    rank, size = dist.get_rank(), dist.get_world_size()
+    (a, b, _), (x, y, _) = Batch([rank]).views, Batch(range(size)).views
+    start = sum(SAMPLES[:rank])
+    mine = slice(start, start + SAMPLES[rank])
+    for ring in (False, True):
+        over = {"reduction": "none", "group": True, "ring": ring}
+        rows = nt_xent(a, b, 0.3, **over).view(2, -1)
+        assert relative(rows, nt_xent(x, y, 0.3, reduction="none").view(2, -1)[:, mine]) < 1e-6
+        rows = info_nce(a, b, symmetric=True, **over)
+        right = info_nce(x, y, symmetric=True, reduction="none")[mine]
+        assert relative(rows, right) < 1e-6
+
+
+def nothing_wrong_stays_silent():
+    rank = dist.get_rank()
+    a, b, _ = Batch([rank]).views
+    with pytest.raises(ValueError, match="all rows of a sample must be on one rank"):
+        multi_view_nt_xent(torch.cat([a, b]), torch.arange(len(a)).repeat(2), group=True)
+    with pytest.raises(ValueError, match="at least one row"):
+        nt_xent(*((a[:0], b[:0]) if rank == 1 else (a, b)), group=True)
+    with pytest.raises(ValueError, match=r"rank 1: .* temperature: 0\.2"):
+        nt_xent(a, b, 0.1 + 0.1 * rank, group=True)
+    with pytest.raises(ValueError, match="rank 1: query: float64"):
+        info_nce(a.double() if rank else a, b.double() if rank else b, group=True)
+    a[0, 0] = float("nan") if rank == 0 else 0
+    for ring in (False, True):
+        assert nt_xent(a, b, group=True, ring=ring).isnan()
+        assert clip_loss(a, b, 3.0, group=True, ring=ring).isnan()
+        assert sup_con(a, torch.arange(len(a)), group=True, ring=ring).isnan()
+
+
+def cases():
+    steps_are_those_of_one()
+    if dist.get_world_size() == 2:
+        rows_are_those_of_one()
+        nothing_wrong_stays_silent()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_losses(size):
+    launch(cases, size)
