@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from fastssl.distributed import Group
 from fastssl.functional import (
     clip_loss,
     dcl,
@@ -19,7 +20,15 @@ from fastssl.functional import (
 from fastssl.functional.common import Reduction
 
 
-class NTXentLoss(nn.Module):
+class _Loss(nn.Module):
+    """A loss over the batch of this process, or of a group of ranks."""
+
+    def __init__(self, group: Group, ring: bool) -> None:
+        super().__init__()
+        self.over: dict[str, Any] = {"group": group, "ring": ring}
+
+
+class NTXentLoss(_Loss):
     """NT-Xent with lightly's call: ``NTXentLoss(temperature=0.5)(out0, out1)``.
 
     See :func:`fastssl.functional.nt_xent` for the formula, shapes, dtypes and errors.
@@ -27,10 +36,11 @@ class NTXentLoss(nn.Module):
     Args:
         temperature: positive float.
         memory_bank_size: only 0 for now.
-        gather_distributed: only False for now.
+        gather_distributed: the loss over the batch of all ranks, ``group=True`` of the function.
+        ring: as of the function.
 
     Raises:
-        NotImplementedError: a memory bank or gathering over ranks is asked for.
+        NotImplementedError: a memory bank is asked for.
     """
 
     def __init__(
@@ -38,29 +48,26 @@ class NTXentLoss(nn.Module):
         temperature: float = 0.5,
         memory_bank_size: int = 0,
         gather_distributed: bool = False,
+        *,
+        ring: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, ring)
         if memory_bank_size != 0:
             raise NotImplementedError(
                 f"memory_bank_size={memory_bank_size}: memory banks are not there yet; "
                 "use memory_bank_size=0"
             )
-        if gather_distributed:
-            raise NotImplementedError(
-                "gather_distributed=True: the loss over all ranks is not there yet; "
-                "use gather_distributed=False (a loss for each rank's own batch)"
-            )
         self.temperature = temperature
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """The mean loss over both views; out0, out1 of shape [N, D]; a float32 scalar."""
-        return nt_xent(out0, out1, self.temperature)
+        return nt_xent(out0, out1, self.temperature, **self.over)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(_Loss):
     """InfoNCE: ``InfoNCELoss(temperature=0.1)(query, positive_key, negative_keys)``.
 
     See :func:`fastssl.functional.info_nce` for the formula, shapes, dtypes and errors.
@@ -69,12 +76,19 @@ class InfoNCELoss(nn.Module):
         temperature: positive float.
         reduction: "mean", "sum" or "none".
         symmetric: the mean of both directions; only with negatives from the batch.
+        group, ring: as of the function.
     """
 
     def __init__(
-        self, temperature: float = 0.1, reduction: Reduction = "mean", symmetric: bool = False
+        self,
+        temperature: float = 0.1,
+        reduction: Reduction = "mean",
+        symmetric: bool = False,
+        *,
+        group: Group = None,
+        ring: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(group, ring)
         self.temperature, self.reduction, self.symmetric = temperature, reduction, symmetric
 
     def forward(
@@ -88,6 +102,7 @@ class InfoNCELoss(nn.Module):
             self.temperature,
             symmetric=self.symmetric,
             reduction=self.reduction,
+            **self.over,
         )
 
     def extra_repr(self) -> str:
@@ -97,11 +112,17 @@ class InfoNCELoss(nn.Module):
         )
 
 
-class CLIPLoss(nn.Module):
+class CLIPLoss(_Loss):
     """CLIP's loss with open_clip's call: ``CLIPLoss()(image_features, text_features, scale)``.
 
     See :func:`fastssl.functional.clip_loss` for the formula, shapes, dtypes and errors.
+
+    Args:
+        group, ring: as of the function.
     """
+
+    def __init__(self, *, group: Group = None, ring: bool = False) -> None:
+        super().__init__(group, ring)
 
     def forward(
         self,
@@ -111,10 +132,12 @@ class CLIPLoss(nn.Module):
         logit_bias: float | Tensor | None = None,
     ) -> Tensor:
         """The mean over both directions; features of shape [N, D], normalised."""
-        return clip_loss(image_features, text_features, logit_scale, logit_bias=logit_bias)
+        return clip_loss(
+            image_features, text_features, logit_scale, logit_bias=logit_bias, **self.over
+        )
 
 
-class SupConLoss(nn.Module):
+class SupConLoss(_Loss):
     """SupCon with its authors' call: ``SupConLoss(temperature=0.07)(features, labels)``.
 
     See :func:`fastssl.functional.sup_con` for the formula, shapes, dtypes and errors.
@@ -124,6 +147,7 @@ class SupConLoss(nn.Module):
         contrast_mode: "all" or "one".
         base_temperature: the loss is multiplied by temperature / base_temperature; None: by 1. The
             authors' code has 0.07.
+        group, ring: as of the function.
     """
 
     def __init__(
@@ -131,8 +155,11 @@ class SupConLoss(nn.Module):
         temperature: float = 0.07,
         contrast_mode: Literal["all", "one"] = "all",
         base_temperature: float | None = None,
+        *,
+        group: Group = None,
+        ring: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(group, ring)
         self.temperature, self.contrast_mode = temperature, contrast_mode
         self.base_temperature = base_temperature
 
@@ -144,6 +171,7 @@ class SupConLoss(nn.Module):
             self.temperature,
             self.base_temperature,
             contrast_mode=self.contrast_mode,
+            **self.over,
         )
 
     def extra_repr(self) -> str:
@@ -153,49 +181,55 @@ class SupConLoss(nn.Module):
         )
 
 
-class MultiViewNTXentLoss(nn.Module):
+class MultiViewNTXentLoss(_Loss):
     """NT-Xent over any number of views: ``MultiViewNTXentLoss(temperature=0.1)(views)``.
 
     See :func:`fastssl.functional.multi_view_nt_xent` for the formula, shapes, dtypes and errors.
 
     Args:
         temperature: positive float.
+        group, ring: as of the function.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
-        super().__init__()
+    def __init__(
+        self, temperature: float = 0.1, *, group: Group = None, ring: bool = False
+    ) -> None:
+        super().__init__(group, ring)
         self.temperature = temperature
 
     def forward(self, z: Tensor | Sequence[Tensor], indexes: Tensor | None = None) -> Tensor:
         """z of shape [N, V, D] or V tensors [N, D]; or [M, D] with indexes [M]."""
-        return multi_view_nt_xent(z, indexes, self.temperature)
+        return multi_view_nt_xent(z, indexes, self.temperature, **self.over)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"
 
 
-class DCLLoss(nn.Module):
+class DCLLoss(_Loss):
     """Decoupled contrastive learning: ``DCLLoss(temperature=0.1)(out0, out1)``.
 
     See :func:`fastssl.functional.dcl` for the formula, shapes, dtypes and errors.
 
     Args:
         temperature: positive float.
+        group, ring: as of the function.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
-        super().__init__()
+    def __init__(
+        self, temperature: float = 0.1, *, group: Group = None, ring: bool = False
+    ) -> None:
+        super().__init__(group, ring)
         self.temperature = temperature
 
     def forward(self, out0: Tensor, out1: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean loss over both views; out0, out1 of shape [N, D]; weights of shape [N]."""
-        return dcl(out0, out1, self.temperature, weights=weights)
+        return dcl(out0, out1, self.temperature, weights=weights, **self.over)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"
 
 
-class DCLWLoss(nn.Module):
+class DCLWLoss(_Loss):
     """Weighted decoupled contrastive learning: ``DCLWLoss(temperature=0.1)(out0, out1)``.
 
     See :func:`fastssl.functional.dclw` for the formula, shapes, dtypes and errors.
@@ -203,15 +237,23 @@ class DCLWLoss(nn.Module):
     Args:
         temperature: positive float.
         sigma: positive float: the smaller, the more the positives' weights differ.
+        group, ring: as of the function.
     """
 
-    def __init__(self, temperature: float = 0.1, sigma: float = 0.5) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        sigma: float = 0.5,
+        *,
+        group: Group = None,
+        ring: bool = False,
+    ) -> None:
+        super().__init__(group, ring)
         self.temperature, self.sigma = temperature, sigma
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """The mean loss over both views; out0, out1 of shape [N, D]."""
-        return dclw(out0, out1, self.temperature, self.sigma)
+        return dclw(out0, out1, self.temperature, self.sigma, **self.over)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, sigma={self.sigma}"

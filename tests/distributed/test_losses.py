@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import fastssl
 from fastssl.functional import (
     clip_loss,
     dcl,
@@ -161,6 +162,32 @@ def rows_are_those_of_one():
         assert relative(rows, right) < 1e-6
 
 
+def modules_are_the_functions():
+    rank = dist.get_rank()
+    mine = Batch([rank])
+    a, b, c = mine.views
+    for ring in (False, True):
+        over = {"group": True, "ring": ring}
+        lightlys = fastssl.NTXentLoss(0.3, gather_distributed=True, ring=ring)
+        pairs = [
+            (lightlys(a, b), nt_xent(a, b, 0.3, **over)),
+            (fastssl.InfoNCELoss(0.3, **over)(a, b), info_nce(a, b, None, 0.3, **over)),
+            (fastssl.CLIPLoss(**over)(a, b, 3.0), clip_loss(a, b, 3.0, **over)),
+            (fastssl.DCLLoss(0.3, **over)(a, b), dcl(a, b, 0.3, **over)),
+            (fastssl.DCLWLoss(0.3, **over)(a, b), dclw(a, b, 0.3, **over)),
+            (
+                fastssl.SupConLoss(0.3, **over)(torch.stack([a, b], 1), mine.labels),
+                sup_con(torch.stack([a, b], 1), mine.labels, 0.3, **over),
+            ),
+            (
+                fastssl.MultiViewNTXentLoss(0.3, **over)([a, b, c]),
+                multi_view_nt_xent([a, b, c], None, 0.3, **over),
+            ),
+        ]
+        for module, function in pairs:
+            assert torch.equal(module, function)
+
+
 def nothing_wrong_stays_silent():
     rank = dist.get_rank()
     a, b, _ = Batch([rank]).views
@@ -183,6 +210,7 @@ def cases():
     steps_are_those_of_one()
     if dist.get_world_size() == 2:
         rows_are_those_of_one()
+        modules_are_the_functions()
         nothing_wrong_stays_silent()
 
 

@@ -195,8 +195,8 @@ def test_module_has_lightlys_call():
     torch.testing.assert_close(fastssl.NTXentLoss(temperature=0.1)(z0, z1), nt_xent(z0, z1, 0.1))
     with pytest.raises(NotImplementedError, match="memory"):
         fastssl.NTXentLoss(memory_bank_size=64)
-    with pytest.raises(NotImplementedError, match="rank"):
-        fastssl.NTXentLoss(gather_distributed=True)
+    gathered = fastssl.NTXentLoss(gather_distributed=True)  # tests/distributed has several ranks
+    torch.testing.assert_close(gathered(z0, z1), nt_xent(z0, z1, 0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
