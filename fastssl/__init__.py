@@ -12,6 +12,7 @@ from fastssl.losses import (
     NTXentLoss,
     SupConLoss,
 )
+from fastssl.patching import patch, unpatch
 
 __all__ = [
     "BackendError",
@@ -25,5 +26,7 @@ __all__ = [
     "__version__",
     "backends",
     "functional",
+    "patch",
+    "unpatch",
     "use_backend",
 ]

@@ -1,0 +1,95 @@
+"""``fastssl.compat.solo_learn`` against the formulas of solo-learn's losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastssl.compat import solo_learn as compat
+from tests.compat.agreement import DTYPES, SHAPES, TEMPERATURES, agrees, views
+
+INDEXES = {
+    "two views": torch.arange(20).repeat(2),
+    "four views": torch.arange(10).repeat(4),
+    "classes": torch.tensor([3, 1, 1, 3, 7, 7, 3, 0, 0, 0] * 4),
+}
+
+
+def simclr(z, indexes, t):
+    z = F.normalize(z, dim=1)
+    similarity = torch.exp(z @ z.T / t)
+    same = indexes[:, None] == indexes
+    positives = (similarity * (same & ~torch.eye(len(z), dtype=torch.bool))).sum(dim=1)
+    negatives = (similarity * ~same).sum(dim=1)
+    return -torch.log(positives / (positives + negatives)).mean()
+
+
+def queue_info_nce(query, key, queue, t):
+    logits = torch.cat([(query * key).sum(dim=1, keepdim=True), query @ queue], dim=1) / t
+    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long))
+
+
+def nearest(nn, p, t):
+    nn, p = F.normalize(nn, dim=1), F.normalize(p, dim=1)
+    return F.cross_entropy(nn @ p.T / t, torch.arange(len(nn)))
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("indexes", INDEXES)
+def test_simclr(indexes, temperature):
+    ids = INDEXES[indexes]
+    for dtype in DTYPES:
+        agrees(
+            lambda z: compat.simclr_loss_func(z, ids, temperature),
+            lambda z: simclr(z, ids, temperature),
+            torch.cat(views(20, 16, dtype)),
+        )
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_moco_and_nnclr(shape, temperature):
+    n, d = shape
+    for dtype in DTYPES:
+        query, key = (F.normalize(z, dim=1).to(dtype) for z in views(n, d))
+        queue = F.normalize(torch.randn(d, 2 * n + 1), dim=0).to(dtype)
+        agrees(
+            lambda *x: compat.mocov2plus_loss_func(*x, temperature),
+            lambda *x: queue_info_nce(*x, temperature),
+            query,
+            key,
+            queue,
+        )
+        agrees(
+            lambda *x: compat.nnclr_loss_func(*x, temperature),
+            lambda *x: nearest(*x, temperature),
+            *views(n, d, dtype),
+        )
+
+
+def test_defaults():
+    z0, z1 = views(20, 16)
+    ids = INDEXES["two views"]
+    agrees(
+        lambda z: compat.simclr_loss_func(z, ids),
+        lambda z: simclr(z, ids, 0.1),
+        torch.cat([z0, z1]),
+    )
+    agrees(compat.nnclr_loss_func, lambda nn, p: nearest(nn, p, 0.1), z0, z1)
+    queue = F.normalize(torch.randn(16, 9), dim=0)
+    agrees(
+        compat.mocov2plus_loss_func,
+        lambda q, k, queue: queue_info_nce(q, k, queue, 0.1),
+        *(F.normalize(z, dim=1) for z in (z0, z1)),
+        queue,
+    )
+
+
+def test_queue_of_another_dtype():
+    """As under autocast: half precision queries, a float32 queue."""
+    query, key = (F.normalize(z, dim=1) for z in views(8, 6))
+    queue = F.normalize(torch.randn(6, 9), dim=0)
+    loss = compat.mocov2plus_loss_func(query.bfloat16(), key, queue)
+    expected = compat.mocov2plus_loss_func(query.bfloat16(), key.bfloat16(), queue.bfloat16())
+    assert torch.equal(loss, expected)
