@@ -12,6 +12,7 @@ from setuptools import setup
 
 CPP_SOURCES = [
     "csrc/cpu/similarity_lse.cpp",
+    "csrc/cpu/similarity_softplus.cpp",
     "csrc/cpu/similarity_topk.cpp",
     "csrc/cpu/isa/avx512.cpp",
     "csrc/cpu/isa/avx2.cpp",

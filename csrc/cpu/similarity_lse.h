@@ -55,6 +55,7 @@ struct LseGradients {
   Real* d_y;                    // [K, ldg] or null
   int64_t ldg;
   double* row_scale;            // [M] each row's share of d(scale), or null
+  double* row_sum;              // [M] += Σ_j G_ij, or null
 };
 
 template <class Real>

@@ -3,10 +3,12 @@
 // h and q are the same of the columns' sums; they are the rows' own where the matrix is symmetric.
 //   d_x_i = scale · Σ_j G_ij y_j,  d_y_j = scale · Σ_i G_ij x_i.
 
+template <class Entry>
 struct Backward {
   const Runtime& runtime;
   const LseProblem<real>& p;
   const LseGradients<real>& g;
+  const Entry entry;
   double unit;  // largest |d_lse|: weights are relative to it, to stay in range
   // g_i / unit · 2^(whole_i − lse2_i), and whole_i: lse2_i rounded; 0 where bounded, so that one
   // power serves both sums.
@@ -44,6 +46,7 @@ struct Backward {
         for (int64_t c = 0; c < columns; c += NR)
           pack_panel(y + c * p.ld, p.ld, p.d, panels + c / NR * panel_stride());
         weigh_tile(tile, rows, columns, x, panels, weights, ld);
+        if (g.row_sum) add_up(weights, ld, rows, columns, g.row_sum + tile.row * block);
         if (g.d_x)
           accumulate<true>(weights, ld, rows, columns, y, p.ld, p.d,
                            g.d_x + tile.row * block * g.ldg, g.ldg);
@@ -56,6 +59,18 @@ struct Backward {
     }
   }
 
+  // sums [rows] += Σ_j G_ij
+  void add_up(const real* weights, int64_t ld, int64_t rows, int64_t columns, double* sums) const {
+    const int64_t whole = columns / W * W;
+    for (int64_t r = 0; r < rows; ++r) {
+      vf total{};
+      for (int64_t c = 0; c < whole; c += W) total += load(weights + r * ld + c);
+      double of_row = sum(total);
+      for (int64_t c = whole; c < columns; ++c) of_row += weights[r * ld + c];
+      sums[r] += unit * of_row;
+    }
+  }
+
   // weights [rows, columns] = G of the tile
   void weigh_tile(const Tile& t, int64_t rows, int64_t columns, const real* x, const real* panels,
                   real* weights, int64_t ld) {
@@ -63,7 +78,7 @@ struct Backward {
     const real* row_weight = weight + t.row * block;
     const real* other_weight = column_weight ? column_weight + t.column * block : nullptr;
     if (p.bounded) {
-      const vf sign = splat(p.sign);
+      const Entry e_of = entry;  // in registers
       const bool half = p.symmetric && t.row == t.column;  // the rest is its mirror image
       for (int64_t c = 0; c < columns; c += NR)
         for (int64_t r = 0; r < (half ? lower(rows, c + NR) : rows); r += MR) {
@@ -74,12 +89,12 @@ struct Backward {
               real* s = weights + (r + i) * ld + c + v * W;
               vf w = splat(row_weight[r + i]);
               if (other_weight) w += load(other_weight + c + v * W);
-              store(s, exp2(load(s) * sign) * w);
+              store(s, e_of.slope(load(s)) * w);
             }
         }
       if (half) mirror(weights, ld, rows);
     } else {
-      Forward::products_to(p, t, block, panels, panel_stride(), weights, ld);
+      products_to(p, t, block, panels, panel_stride(), weights, ld);
       any_range(t, rows, columns, weights, ld);
     }
     if (excluded.any(rows))
@@ -174,8 +189,9 @@ struct Backward {
   }
 };
 
-static void backward(const Runtime& runtime, const LseProblem<real>& p,
-                     const LseGradients<real>& g) {
+template <class Entry>
+static void backward_of(const Entry& entry, const Runtime& runtime, const LseProblem<real>& p,
+                        const LseGradients<real>& g) {
   const int64_t block = block_of(p);
   const int64_t rows = (p.x.count + block - 1) / block, columns = (p.y.count + block - 1) / block;
   auto* progress = new int[Schedule::progress_size(rows, columns, p.symmetric)];
@@ -191,16 +207,21 @@ static void backward(const Runtime& runtime, const LseProblem<real>& p,
   };
   largest(g.d_lse, p.x.count);
   if (p.columns) largest(g.d_column_lse, p.y.count);
-  Backward b{runtime, p, g, unit > 0 ? unit : 1, weight, weight + padded,
-             p.columns ? column_weight : p.symmetric ? weight : nullptr,
-             p.columns ? column_weight + padded_columns : weight + padded,
-             Schedule(rows, columns, p.symmetric, progress), block, 0};
+  Backward<Entry> b{runtime, p, g, entry, unit > 0 ? unit : 1, weight, weight + padded,
+                    p.columns ? column_weight : p.symmetric ? weight : nullptr,
+                    p.columns ? column_weight + padded_columns : weight + padded,
+                    Schedule(rows, columns, p.symmetric, progress), block, 0};
   for (int64_t i = 0; i < p.x.count; ++i) b.weigh(g.lse2[i], g.d_lse[i], b.weight + i, b.whole + i);
   if (p.columns)
     for (int64_t j = 0; j < p.y.count; ++j)
       b.weigh(g.column_lse2[j], g.d_column_lse[j], b.column_weight + j, b.column_whole + j);
-  runtime.parallel(workers(runtime, p), Backward::run_tiles, &b);
-  runtime.parallel(workers(runtime, p), Backward::run_finish, &b);
+  runtime.parallel(workers(runtime, p), b.run_tiles, &b);
+  runtime.parallel(workers(runtime, p), b.run_finish, &b);
   delete[] progress;
   delete[] weight;
+}
+
+static void backward(const Runtime& runtime, const LseProblem<real>& p,
+                     const LseGradients<real>& g) {
+  backward_of(Power{splat(p.sign)}, runtime, p, g);
 }

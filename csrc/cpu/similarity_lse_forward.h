@@ -41,9 +41,31 @@ FASTSSL_INLINE double pair_of(const LseProblem<real>& p, int64_t i) {
          (p.y.inv_norm ? p.y.inv_norm[j] : inverse_of(norm_of(y, p.d)));
 }
 
+// What an entry of the matrix is to its sums, as a function of x·y and where that is bounded; what
+// the gradients take of it; and what becomes of a sum in the end.
+struct Power {
+  vf sign;
+  vf value(vf product) const { return exp2(product * sign); }
+  vf slope(vf product) const { return value(product); }
+  static double result(double sum) { return __builtin_log2(sum); }
+};
+
+// s [rows, columns] = x·y of a tile
+static void products_to(const LseProblem<real>& p, const Tile& t, int64_t block, const real* panels,
+                        int64_t panel_stride, real* s, int64_t ld) {
+  const int64_t rows = lower(block, p.x.count - t.row * block);
+  const int64_t columns = lower(block, p.y.count - t.column * block);
+  for (int64_t c = 0; c < columns; c += NR)
+    for (int64_t r = 0; r < rows; r += MR)
+      multiply(p.x.data + (t.row * block + r) * p.ld, p.ld, panels + c / NR * panel_stride, p.d,
+               p.cut, s + r * ld + c, ld);
+}
+
+template <class Entry>
 struct Forward {
   const Runtime& runtime;
   const LseProblem<real>& p;
+  const Entry entry;
   real* panels;  // [K / NR][d][NR]
   // Running sums until finish(), and the whole numbers they are relative to (0 where bounded).
   double *lse2, *top;                // [M]
@@ -102,7 +124,7 @@ struct Forward {
   void bounded(const Tile& t, bool half, real* scratch) {
     const int64_t rows = rows_of(t), columns = columns_of(t);
     const real* a = p.x.data + t.row * block * p.ld;
-    const vf sign = splat(p.sign);
+    const Entry e_of = entry;  // in registers
     real* row_sums = scratch;                  // [block][W]
     real* column_sums = scratch + block * W;   // [block]
     for (int64_t r = 0; r < block; ++r) store(row_sums + r * W, vf{});
@@ -115,7 +137,7 @@ struct Forward {
         multiply(a + r * p.ld, p.ld, panel, p.d, p.cut, products, NR);
         for (int i = 0; i < MR; ++i) {
           vf e[NV];
-          for (int v = 0; v < NV; ++v) e[v] = exp2(load(products + i * NR + v * W) * sign);
+          for (int v = 0; v < NV; ++v) e[v] = e_of.value(load(products + i * NR + v * W));
           if constexpr (MASKED) {
             int32_t at[2];
             excluded.of(r + i, at);
@@ -206,29 +228,19 @@ struct Forward {
       for (int64_t i = begin; i < lower(begin + 256, all); ++i) {
         const int64_t j = i - p.x.count;
         if (j >= 0) {
-          column_lse2[j] = __builtin_log2(column_lse2[j]) + (p.bounded ? 0 : column_top[j]);
+          column_lse2[j] = Entry::result(column_lse2[j]) + (p.bounded ? 0 : column_top[j]);
         } else {
-          lse2[i] = __builtin_log2(lse2[i]) + (p.bounded ? 0 : top[i]);
+          lse2[i] = Entry::result(lse2[i]) + (p.bounded ? 0 : top[i]);
           cosine[i] = p.pair < 0 ? 0 : pair_of(p, i);
         }
       }
     }
   }
-
-  // s [rows, columns] = x·y of a tile
-  static void products_to(const LseProblem<real>& p, const Tile& t, int64_t block, const real* panels,
-                          int64_t panel_stride, real* s, int64_t ld) {
-    const int64_t rows = lower(block, p.x.count - t.row * block);
-    const int64_t columns = lower(block, p.y.count - t.column * block);
-    for (int64_t c = 0; c < columns; c += NR)
-      for (int64_t r = 0; r < rows; r += MR)
-        multiply(p.x.data + (t.row * block + r) * p.ld, p.ld, panels + c / NR * panel_stride, p.d,
-                 p.cut, s + r * ld + c, ld);
-  }
 };
 
-static void forward(const Runtime& runtime, const LseProblem<real>& p, real* panels, double* lse2,
-                    double* column_lse2, double* cosine) {
+template <class Entry>
+static void forward_of(const Entry& entry, const Runtime& runtime, const LseProblem<real>& p,
+                       real* panels, double* lse2, double* column_lse2, double* cosine) {
   const int64_t block = block_of(p);
   const int64_t rows = (p.x.count + block - 1) / block, columns = (p.y.count + block - 1) / block;
   const int64_t panel_count = columns * block / NR;
@@ -239,13 +251,18 @@ static void forward(const Runtime& runtime, const LseProblem<real>& p, real* pan
     for (int64_t j = 0; j < p.y.count; ++j) column_lse2[j] = 0;
   if (!p.bounded)
     for (int64_t i = 0; i < p.x.count + p.y.count; ++i) top[i] = -__builtin_inf();
-  Forward f{runtime, p, panels, lse2, top,
-            p.columns ? column_lse2 : lse2, p.columns ? top + p.x.count : top,
-            Schedule(rows, columns, p.symmetric, progress),
-            cosine, block, 0, panel_count, round_up(p.d, W) * NR, 0};
-  runtime.parallel(workers(runtime, p), Forward::run_pack, &f);
-  runtime.parallel(workers(runtime, p), Forward::run_tiles, &f);
-  runtime.parallel(workers(runtime, p), Forward::run_finish, &f);
+  Forward<Entry> f{runtime, p, entry, panels, lse2, top,
+                   p.columns ? column_lse2 : lse2, p.columns ? top + p.x.count : top,
+                   Schedule(rows, columns, p.symmetric, progress),
+                   cosine, block, 0, panel_count, round_up(p.d, W) * NR, 0};
+  runtime.parallel(workers(runtime, p), f.run_pack, &f);
+  runtime.parallel(workers(runtime, p), f.run_tiles, &f);
+  runtime.parallel(workers(runtime, p), f.run_finish, &f);
   delete[] progress;
   delete[] top;
+}
+
+static void forward(const Runtime& runtime, const LseProblem<real>& p, real* panels, double* lse2,
+                    double* column_lse2, double* cosine) {
+  forward_of(Power{splat(p.sign)}, runtime, p, panels, lse2, column_lse2, cosine);
 }

@@ -41,9 +41,9 @@ def similarity_softplus(
 
     Returns:
         ``(total, pair)``, each of shape [M], float64 (float32 on devices without it). A row with
-        nothing left to sum has total 0 and no gradient. Logits are computed in float32, and each
-        term keeps its relative digits down to 1e-37. A NaN or infinite input, or a NaN scale or
-        bias, gives NaN.
+        nothing left to sum has total 0 and no gradient. Logits are computed in float32; each term
+        keeps its relative digits down to 1e-37, and counts as no more than that below. A NaN or
+        infinite input, or a NaN scale or bias, gives NaN.
 
     Raises:
         TypeError: ``x`` or ``y`` is not a floating-point tensor, or their dtypes differ.
@@ -175,4 +175,4 @@ define(
     reference=_reference_bwd,
     module="similarity_softplus",
 )
-backends.register("similarity_softplus", "triton")
+backends.register("similarity_softplus", "native", "triton")

@@ -14,7 +14,7 @@ from fastssl.functional import siglip_loss
 from tests.cases import KINDS, SHAPES, views
 from tests.numerics import GRADIENT, LOSS, UNIT
 
-BACKENDS = ["reference"]  # Triton: tests/kernels/test_similarity_softplus_triton.py
+BACKENDS = ["native", "reference"]  # Triton: tests/kernels/test_similarity_softplus_triton.py
 # The paper's start, what SigLIP models learn, no bias, everything a pair, nothing a pair.
 SCALARS = [(10.0, -10.0), (118.0, -12.9), (10.0, None), (1.0, 12.0), (20.0, -40.0)]
 

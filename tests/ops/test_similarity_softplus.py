@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from fastssl.ops import similarity_softplus
 from tests.numerics import GRADIENT, relative
 
 raw = torch.ops.fastssl
-BACKENDS = ["reference"]  # Triton: tests/kernels/test_similarity_softplus_triton.py
+BACKENDS = ["native", "reference"]  # Triton: tests/kernels/test_similarity_softplus_triton.py
 
 # (M, K, options). Offsets that wrap, pairs beyond the rows or met by several rows.
 FORMS = {
@@ -203,6 +207,40 @@ def test_upstream_of_any_size(backend):
         _, (d_x, d_y, *d_scalars) = gradients(tensors, options, upstream)
     assert d_x[0].isnan().all()
     assert all(d.isnan().any() for d in (d_y, *d_scalars))
+
+
+@pytest.mark.parametrize(("m", "k"), [(33, 20), (300, 700), (1700, 1000)])
+def test_bitwise_the_same_at_any_number_of_threads(m, k):
+    x, y = torch.randn(m, 40), torch.randn(k, 40)
+    upstream = torch.randn(2, m, dtype=torch.float64)
+    arguments = (x, y, *scalars(5.0, -3.0), 1.0, 0.0, True, k // 2, True)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 5, 2):
+            torch.set_num_threads(threads)
+            sums = raw.similarity_softplus_fwd(*arguments)
+            results.append(
+                (*sums, *raw.similarity_softplus_bwd(*upstream, *arguments, *[True] * 4))
+            )
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("isa", ["avx2", "plain"])
+def test_every_instruction_set(isa):
+    """Those that this machine would not choose; the other tests have the one it does."""
+    selection = "native and (shard or small_terms) or number_of_threads"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", selection],
+        env={**os.environ, "FASTSSL_CPU_ISA": isa},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("form", ["shard", "plain"])

@@ -2,6 +2,7 @@
 // (FASTSSL_ISA), gives its vectors' width (FASTSSL_WIDTH) and switches the compiler to it. What is
 // included before that switch must be all of the standard library that the kernels see.
 
+#include "cpu/similarity_softplus.h"
 #include "cpu/similarity_topk.h"
 
 namespace fastssl::FASTSSL_ISA {
@@ -16,6 +17,7 @@ using lane_t = int32_t;
 #include "cpu/similarity_lse_forward.h"
 #include "cpu/similarity_lse_backward.h"
 #include "cpu/similarity_lse_mean.h"
+#include "cpu/similarity_softplus_kernel.h"
 #include "cpu/similarity_topk_kernel.h"
 }  // namespace f32
 namespace f64 {
@@ -34,6 +36,7 @@ const LseKernels<float> lse_float = {
     f32::W, f32::block_rows, f32::prepare, f32::forward, f32::backward, f32::forward_with_mean};
 const LseKernels<double> lse_double = {
     f64::W, f64::block_rows, f64::prepare, f64::forward, f64::backward, f64::forward_with_mean};
+const SoftplusKernels softplus = {f32::softplus_forward, f32::softplus_backward};
 const TopkKernels similarity_topk = {
     f32::MR, f32::NR, f32::TopkWorker::scratch, f32::topk_norms, f32::TopkWorker::work};
 }  // namespace fastssl::FASTSSL_ISA
