@@ -223,8 +223,10 @@ def _agree(group: Any, ring: bool, check: Callable[..., None], inputs: dict[str,
     except Exception as e:  # raised below, when no rank waits for this one any more
         error, says = e, f"{type(e).__name__}: {e}"
 
-    on_cpu = "cpu:" in dist.get_backend_config(group)  # a GPU would have to be waited for
-    mine = torch.tensor([samples, zlib.crc32(says.encode())], device="cpu" if on_cpu else "cuda")
+    device: Any = "cpu"
+    if "cpu:" not in dist.get_backend_config(group):  # else there is no need to wait for a GPU
+        device = next((x.device for x in inputs.values() if getattr(x, "is_cuda", False)), "cuda")
+    mine = torch.tensor([samples, zlib.crc32(says.encode())], device=device)
     everyone = mine.new_empty(dist.get_world_size(group), 2)
     dist.all_gather(list(everyone.unbind()), mine, group=group)
     counts, sums = everyone.T.tolist()

@@ -55,7 +55,7 @@ class _Lse:
     """``similarity_lse`` on a block: of its rows, and of its columns where ``both`` are wanted."""
 
     def __init__(self, x: Tensor, factor: float, normalize: bool) -> None:
-        self.fwd, self.bwd = _raw("similarity_lse", x)
+        self.fwd, self.bwd = _raw("similarity_lse", x, doubles=("native",))
         self.options = (factor, normalize, None, None, False)
 
     def forward(self, inputs: Inputs, both: bool) -> tuple[Tensor, Tensor]:
@@ -140,10 +140,13 @@ def _split(value: float | Tensor, neutral: float) -> tuple[Tensor | None, float]
     return (value, neutral) if isinstance(value, Tensor) else (None, float(value))
 
 
-def _raw(op: str, x: Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The raw forward and backward that serve ``op`` for such rows."""
+def _raw(
+    op: str, x: Tensor, doubles: tuple[str, ...] = ()
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The raw forward and backward that serve ``op`` for such rows; ``doubles``: the backends that
+    take float64, which elsewhere is the reference's."""
     backend = backends.select(op, x.device.type)
-    if backend == "reference" or (x.dtype == torch.float64 and backend != "native"):
+    if backend == "reference" or (x.dtype == torch.float64 and backend not in doubles):
         module = import_module(f"fastssl.ops.{op}")
         return module._reference_fwd, module._reference_bwd
     return backends.raw(f"{op}_fwd", backend), backends.raw(f"{op}_bwd", backend)

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from fastssl.distributed import agree
+from fastssl.distributed import agree, batch, blocks
+from fastssl.distributed.ring import _Lse
 from fastssl.reference.similarity_lse import masked_lse, unit_rows
 from tests.distributed.launch import launch
 from tests.numerics import relative
@@ -156,6 +157,55 @@ def nan_shows_on_every_rank(size):
         assert all(lse.isnan().all() for lse in ranks.similarity_lse_both(x, x)[::2])
 
 
+def memory_of_a_ring_is_that_of_a_shard(size):
+    """What waits for the backward: a ring's is its own shard, whatever the number of ranks."""
+    x, y = (torch.randn(300, 64, requires_grad=True) for _ in range(2))
+    ranks = {ring: agree(True, ring, lambda x: None, x=x) for ring in (False, True)}
+    kept = {}
+    for ring in ranks:
+        for columns in (None, y):
+            saved = {}
+
+            def pack(t, saved=saved):
+                saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+                return t
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                lse, _ = ranks[ring].similarity_lse(x, columns, 2.0)
+            lse.sum().backward()
+            kept[ring, columns is None] = sum(saved.values()) / (x.numel() * x.element_size())
+    assert kept[True, True] < 1 + 0.5  # x and float64 vectors
+    assert kept[True, False] < 2 + 0.5
+    assert kept[False, False] > 2 + size - 1
+
+
+def sending_overlaps_computing(size):
+    """Each shard is on its way while the one before it is used, in the backward as well."""
+    events = []
+
+    def noting(event, function):
+        def call(*args, **kwargs):
+            events.append(event)
+            return function(*args, **kwargs)
+
+        return call
+
+    x = torch.randn(5, 4, requires_grad=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "similarity_lse", noting("own", batch.similarity_lse))
+        patch.setattr(_Lse, "forward", noting("use", _Lse.forward))
+        patch.setattr(_Lse, "backward", noting("use", _Lse.backward))
+        patch.setattr(blocks, "wait", noting("wait", blocks.wait))
+        patch.setattr(blocks.Blocks, "shift", noting("send", blocks.Blocks.shift))
+        ranks = agree(True, True, lambda x: None, x=x)
+        lse, _ = ranks.similarity_lse(x, x.detach().clone())
+        between = ["wait", "send", "use"] * (size - 2)
+        assert events == ["send", "own", *between, "wait", "use"]
+        events.clear()
+        lse.sum().backward()
+        assert events == ["send", *between, "wait", "use"]
+
+
 def cases(size):
     every_form(size)
     if size == 2:
@@ -165,6 +215,9 @@ def cases(size):
     if size == 3:
         a_group_of_some(size)
         one_sample_each(size)
+    if size == 4:
+        memory_of_a_ring_is_that_of_a_shard(size)
+        sending_overlaps_computing(size)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
