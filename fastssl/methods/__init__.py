@@ -1,6 +1,29 @@
-"""Methods: each a class whose forward reads like its paper."""
+"""Methods: each a class whose parts read like its paper."""
 
 from fastssl.methods.base import Method
+from fastssl.methods.end_to_end import EndToEnd
+from fastssl.methods.moco import MoCo
+from fastssl.methods.moco_v3 import MoCoV3
+from fastssl.methods.npid import NPID
 from fastssl.methods.simclr import SimCLR
+from fastssl.methods.supcon import SupCon
 
-__all__ = ["Method", "SimCLR"]
+METHODS: dict[str, type[Method]] = {  # by the names of the command line
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "moco-v3": MoCoV3,
+    "npid": NPID,
+    "supcon": SupCon,
+    "end-to-end": EndToEnd,
+}
+
+__all__ = [
+    "METHODS",
+    "NPID",
+    "EndToEnd",
+    "Method",
+    "MoCo",
+    "MoCoV3",
+    "SimCLR",
+    "SupCon",
+]

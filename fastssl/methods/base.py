@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
 class Method(nn.Module):
     """An encoder, and a loss over embeddings of several views.
 
-    The two halves stand apart so that a trainer may embed a large batch in chunks and still take
-    the loss, and its exact gradient, over the whole batch.
+    A step of a trainer, or of a loop of one's own::
+
+        method.before_step(step / total_steps)
+        z = [*method.embed(*views), *method.targets(*views)]
+        method.loss(*z, **samples).backward()
+        optimizer.step()
+        method.after_step(*z, **samples)
+
+    The parts stand apart so that a trainer may embed a large batch in chunks and still take the
+    loss, and its exact gradient, over the whole batch. ``samples`` holds what ``needs`` names:
+    "labels" or "indices" of the samples, int64 [N].
     """
 
-    encoder: nn.Module
+    views: ClassVar[int] = 2  # of each image
+    needs: ClassVar[tuple[str, ...]] = ()
+    group: dist.ProcessGroup | bool | None = None  # the ranks that share a batch; True: all
 
-    def embed(self, *views: Tensor) -> Sequence[Tensor]:
-        """From V views, [N, C, H, W] each, to V embeddings, [N, D] each: rows independent."""
+    encoder: nn.Module  # what downstream tasks use
+
+    def before_step(self, progress: float) -> None:
+        """Called with the share of training that is done, 0 to 1, for what changes with it."""
+
+    def embed(self, *views: Any) -> Sequence[Tensor]:
+        """From V views, [N, C, H, W] each, to embeddings that learn, [N, D] each: rows
+        independent."""
         raise NotImplementedError
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
-        """From V embeddings of the whole batch, [N, D] each, to a scalar."""
+    def targets(self, *views: Any, **options: Any) -> Sequence[Tensor]:
+        """From the same views to embeddings that do not learn, such as keys; none by default.
+
+        ``chunk_size``, the only option, is how many rows are embedded at a time; None: all.
+        """
+        return ()
+
+    def loss(self, *embeddings: Any, **samples: Any) -> Tensor:
+        """From embeddings and targets of the whole batch, [N, D] each, to a scalar."""
         raise NotImplementedError
 
-    def forward(self, *views: Tensor) -> Tensor:
+    def after_step(self, *embeddings: Any, **samples: Any) -> None:
+        """Called after the optimiser with what the loss had: keys enter queues, averages follow."""
+
+    def forward(self, *views: Any, **samples: Any) -> Tensor:
         """The loss of a batch of views."""
-        return self.loss(*self.embed(*views))
+        return self.loss(*self.embed(*views), *self.targets(*views), **samples)

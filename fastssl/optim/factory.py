@@ -10,10 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastssl.errors import choose
+from fastssl.optim.lars import LARS
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr, momentum=momentum),
     "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr, betas=(momentum, 0.999)),
+    "lars": lambda groups, lr, momentum: LARS(groups, lr, momentum),
 }
 
 
@@ -28,11 +30,11 @@ def build_optimizer(
     """An optimiser of the module's parameters.
 
     Args:
-        name: "sgd" or "adamw".
+        name: "sgd", "adamw" or "lars".
         module: its trainable parameters; biases and norms are not decayed.
         lr: the peak learning rate.
-        momentum: of SGD; of AdamW, β₁.
-        weight_decay: of SGD added to the gradient, of AdamW decoupled.
+        momentum: of SGD and LARS; of AdamW, β₁.
+        weight_decay: of SGD and LARS added to the gradient, of AdamW decoupled.
 
     Raises:
         UserError: there is no such optimiser.

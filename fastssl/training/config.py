@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastssl.errors import UserError
+from fastssl.methods import METHODS
+from fastssl.training.presets import settings_of
+
+MethodName = Literal["simclr", "moco", "moco-v3", "npid", "supcon", "end-to-end"]
+# Settings that only some methods take: arguments of their classes, under the same names.
+PARTICULAR = (
+    "queue_size",
+    "key_momentum",
+    "bn_splits",
+    "predictor_hidden",
+    "freeze_patch_embedding",
+    "negatives",
+    "bank_momentum",
+)
 
 
 class TrainConfig(BaseModel):
@@ -18,8 +33,12 @@ class TrainConfig(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    method: Literal["simclr"] = "simclr"
+    method: MethodName = "simclr"
     """what is trained"""
+    preset: str = "digits"
+    """settings by name: what learns digits, or what the method's authors did. simclr: imagenet |
+    cifar10; moco: v1 | v2 | cifar10; moco-v3: resnet50 | vit-small; npid, nnclr, end-to-end:
+    imagenet; supcon: cifar10. What is given beside it counts more"""
     data: str = "digits"
     """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
@@ -31,13 +50,29 @@ class TrainConfig(BaseModel):
     """small-resnet | small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar |
     timm:NAME | torchvision:NAME"""
     head: str = "v1"
-    """projection head as in SimCLR v1 (2 layers) or v2 (3 layers)"""
+    """projection head: v1 | v2, SimCLR's of 2 or 3 layers with batch norm; linear | mlp, of 1 or 2
+    layers without"""
     head_hidden: int = Field(256, gt=0)
     """width inside the head; 2048 in SimCLR, on ImageNet"""
     head_out: int = Field(64, gt=0)
     """width of the embeddings the loss compares"""
     temperature: float = Field(0.2, gt=0)
     """of the loss"""
+
+    queue_size: int | None = Field(None, gt=0)
+    """moco, nnclr: embeddings kept of earlier batches"""
+    key_momentum: float | None = Field(None, ge=0, le=1)
+    """moco, moco-v3: how much of the key encoder stays in a step; in v3 at first, growing to 1"""
+    bn_splits: int | None = Field(None, gt=0)
+    """moco: groups of a batch (or chunk) that batch norm treats apart, as on so many devices"""
+    predictor_hidden: int | None = Field(None, gt=0)
+    """moco-v3, nnclr: width inside the predictor"""
+    freeze_patch_embedding: bool | None = None
+    """moco-v3: do not train a ViT's first layer"""
+    negatives: int | None = Field(None, gt=0)
+    """npid: images drawn for a step to be told from"""
+    bank_momentum: float | None = Field(None, ge=0, lt=1)
+    """npid: how much of an image's row in the bank stays in a step"""
 
     epochs: int = Field(400, gt=0)
     """passes over the training images"""
@@ -47,7 +82,7 @@ class TrainConfig(BaseModel):
     """images embedded at a time, for the exact gradient of a large batch in little memory;
     None: the whole batch"""
     optimizer: str = "adamw"
-    """sgd | adamw"""
+    """sgd | adamw | lars"""
     lr: float = Field(3e-3, gt=0)
     """peak learning rate, before its scaling"""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
@@ -83,6 +118,27 @@ class TrainConfig(BaseModel):
     pictures: bool = True
     """draw the loss, views, the map of embeddings and nearest neighbours when training ends"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def fill_from_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What is not given comes from the preset, then from the defaults."""
+        method, preset = (values.get(k, cls.model_fields[k].default) for k in ("method", "preset"))
+        return {**settings_of(method, preset), **values} if method in METHODS else values
+
+    @model_validator(mode="after")
+    def refuse_what_has_no_effect(self) -> TrainConfig:
+        """A setting that is another method's is a mistake."""
+        taken = arguments_of(self.method)
+        for name in PARTICULAR:
+            if name not in taken and getattr(self, name) is not None:
+                raise ValueError(f"{name} is no setting of {self.method}")
+        return self
+
+
+def arguments_of(method: str) -> set[str]:
+    """The names of what a method's class takes."""
+    return set(inspect.signature(METHODS[method]).parameters)
+
 
 def config_from(values: dict[str, Any], source: str) -> TrainConfig:
     """A config of these values.
@@ -103,6 +159,8 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"no setting {key!r}")
+        elif not key:  # of several settings together
+            lines.append(str(item["ctx"]["error"]))
         else:
             lines.append(f"{key}: {item['msg']} (not {item['input']!r})")
     return "; ".join(lines)

@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastssl.data import Images, Recipe, Split, build_recipe, load_data, mix
+from fastssl.data import Images, Recipe, Split, build_recipe, load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import evaluate_encoder, write_report
-from fastssl.methods import Method, SimCLR
-from fastssl.nn import build_encoder, feature_width, projection_head
+from fastssl.methods import METHODS
+from fastssl.training.build import build_method
 from fastssl.training.checkpoint import load_checkpoint
 from fastssl.training.config import TrainConfig
 from fastssl.training.pictures import draw_pictures
@@ -33,7 +33,6 @@ from fastssl.training.run_dir import (
 )
 from fastssl.training.trainer import Trainer
 
-WEIGHTS = 3  # what a seed is for; the trainer's are 0 to 2
 JUDGED_IMAGES = 10_000  # of either split at most
 JUDGED_BYTES = 2**30
 INITIALISATIONS = 5  # judged of an untrained encoder, where it is small
@@ -82,7 +81,7 @@ def train(
         torch.use_deterministic_algorithms(True)
     with ranks(config.device) as here:
         data, recipe = _data(config)
-        method = build_method(config, data.train.shape, encoder)
+        method = build_method(config, data.train.shape, encoder, samples=len(data.train))
         untrained = copy.deepcopy(method.encoder)
         trainer = Trainer(method, data.train, recipe, config, here)
         path = Path(resume) if resume is not None else None
@@ -106,24 +105,6 @@ def train(
         return path, report
 
 
-def build_method(
-    config: TrainConfig, image_shape: tuple[int, int, int], encoder: nn.Module | None = None
-) -> Method:
-    """The method with fresh weights, the same for the same seed.
-
-    Args:
-        config: its method, encoder, head, temperature and seed are used.
-        image_shape: C, H, W.
-        encoder: in place of the one the config names; its weights stay as they are.
-    """
-    torch.manual_seed(mix(config.seed, WEIGHTS))
-    if encoder is None:
-        encoder = build_encoder(config.encoder, image_shape[0])
-    width = feature_width(encoder, image_shape)
-    head = projection_head(config.head, width, config.head_hidden, config.head_out)
-    return SimCLR(encoder, head, config.temperature)
-
-
 def load_run(path: Path | str, *, device: str = "auto") -> Run:
     """Read back the encoder, the data and the settings of a run.
 
@@ -137,7 +118,7 @@ def load_run(path: Path | str, *, device: str = "auto") -> Run:
     config = read_config(Path(path))
     state = load_checkpoint(Path(path) / CHECKPOINT)
     data, recipe = _data(config)
-    method = build_method(config, data.train.shape)
+    method = build_method(config, data.train.shape, samples=len(data.train))
     untrained = copy.deepcopy(method.encoder)
     try:
         method.load_state_dict(state["method"])
@@ -199,7 +180,8 @@ def sample(images: Images) -> tuple[Tensor, Tensor]:
 
 def _data(config: TrainConfig) -> tuple[Split, Recipe]:
     data = load_data(config.data, image_size=config.image_size, workers=config.workers)
-    return data, build_recipe(config.views or data.recipe)
+    recipe = build_recipe(config.views or data.recipe)
+    return data, replace(recipe, views=METHODS[config.method].views)
 
 
 def _fit(trainer: Trainer, recorder: Recorder) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastssl.data import Images, Recipe, mix
 from fastssl.errors import UserError
 from fastssl.methods import Method
+from fastssl.nn import MomentumEncoder
 from fastssl.optim import build_optimizer, scaled_lr, set_lr, warmup_cosine
 from fastssl.training.chunked import chunked_backward
 from fastssl.training.config import TrainConfig
@@ -49,8 +52,9 @@ class Trainer:
         ranks: the processes that share the work; each takes its part of every batch.
 
     Raises:
-        UserError: the batch is larger than the data set or does not divide among the ranks, or a
-            name in the config is unknown.
+        UserError: the batch is larger than the data set or does not divide among the ranks, a
+            chunk not into ``bn_splits``; a name in the config is unknown; the method needs labels
+            and there are none.
     """
 
     def __init__(
@@ -70,6 +74,15 @@ class Trainer:
             raise UserError(
                 f"batch_size {config.batch_size} does not divide among {ranks.world_size} ranks"
             )
+        rows = config.batch_size // ranks.world_size
+        chunk = min(config.chunk_size or rows, rows)
+        if any(size % (config.bn_splits or 1) for size in (chunk, rows % chunk)):
+            raise UserError(
+                f"bn_splits {config.bn_splits} must divide every chunk: "
+                f"{rows} images a rank in chunks of {chunk}"
+            )
+        if "labels" in method.needs and images.labels is None:
+            raise UserError(f"{config.method} needs labels, which these images do not have")
         self.images = images
         self.recipe = recipe
         self.config = config
@@ -92,8 +105,13 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.autocast == "fp16")
         if config.compile:
             method.encoder.compile()
-        self.embed: nn.Module = Embed(method, ranks.device.type, DTYPES.get(config.autocast))
+            for module in method.modules():
+                if isinstance(module, MomentumEncoder):
+                    module.module.compile()
+        self.embed: nn.Module = Embed(method, self._autocast)
         if ranks.world_size > 1:
+            share_state(method)
+            method.group = True
             self.embed = DistributedDataParallel(self.embed)
 
     def steps(self) -> Iterator[StepResult]:
@@ -154,9 +172,19 @@ class Trainer:
         set_lr(self.optimizer, lr)
         torch.manual_seed(mix(config.seed, NOISE, self.step, self.ranks.rank))  # for dropout
 
+        self.method.before_step(self.step / self.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            targets = self.method.targets(*views, chunk_size=config.chunk_size)
+        samples = self._samples(indices)
+        seen: list[Tensor] = []
+
+        def loss_of(*embeddings: Tensor) -> Tensor:
+            seen.extend(z.detach() for z in embeddings)
+            return self.method.loss(*embeddings, *targets, **samples)
+
         loss = chunked_backward(
-            self.embed, self.method.loss, views, config.chunk_size, scale=self.scaler.scale
+            self.embed, loss_of, views, config.chunk_size, scale=self.scaler.scale
         ).item()
         if not math.isfinite(loss):
             raise UserError(
@@ -164,23 +192,48 @@ class Trainer:
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.method.after_step(*seen, *targets, **samples)
         self.step += 1
         return StepResult(self.step, epoch + 1, loss, lr)
 
+    def _samples(self, indices: Tensor) -> dict[str, Tensor]:
+        """What the method's loss asks for beside embeddings."""
+        what = {"indices": indices}
+        if self.images.labels is not None:
+            what["labels"] = self.images.labels[indices]
+        return {name: what[name].to(self.ranks.device) for name in self.method.needs}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the encoders."""
+        dtype = DTYPES.get(self.config.autocast)
+        return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None)
+
 
 class Embed(nn.Module):
-    """A method's embedding as a module of its own, for DistributedDataParallel to wrap."""
+    """A method's embedding as a module of its own, for DistributedDataParallel to wrap.
 
-    def __init__(self, method: Method, device_type: str, dtype: torch.dtype | None) -> None:
+    It holds the parts that learn: memories and momentum encoders are no business of its reducer,
+    nor of the chunks' buffers.
+    """
+
+    def __init__(self, method: Method, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()
-        self.method = method
-        self.device_type = device_type
-        self.dtype = dtype
+        learning = (m for m in method.children() if any(p.requires_grad for p in m.parameters()))
+        self.parts = nn.ModuleList(learning)
+        self._embed = method.embed
+        self._autocast = autocast
 
     def forward(self, *views: Tensor) -> tuple[Tensor, ...]:
-        enabled = self.dtype is not None
-        with torch.autocast(self.device_type, self.dtype, enabled=enabled):
-            return tuple(self.method.embed(*views))
+        with self._autocast():
+            return tuple(self._embed(*views))
+
+
+def share_state(module: nn.Module) -> None:
+    """Give every rank the first one's parameters and buffers, those that do not learn as well."""
+    for tensor in module.state_dict().values():
+        first = tensor.contiguous()
+        dist.broadcast(first, 0)
+        tensor.copy_(first)
 
 
 def ahead(load: Callable[[int], Any], keys: Iterable[int]) -> Iterator[Any]:

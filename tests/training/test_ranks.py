@@ -46,6 +46,7 @@ def trainer(tmp_path, rank, world_size, **values):
 
 def test_ranks_share_each_batch_and_an_epoch_shows_no_image_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("fastssl.training.trainer.DistributedDataParallel", lambda m, **_: m)
+    monkeypatch.setattr("fastssl.training.trainer.share_state", lambda m: None)
     parts = [trainer(tmp_path, rank, 2, batch_size=100) for rank in (0, 1)]
     assert parts[0].steps_per_epoch == 14
     seen = [part._load(step)[0] for step in range(14) for part in parts]

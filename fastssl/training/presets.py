@@ -1,0 +1,157 @@
+"""Settings by name: for each method what learns digits, and what its authors did.
+
+A preset names some of TrainConfig's settings; the others keep their defaults. Views are those of
+this package's recipes, and the learning rate falls by a cosine, also where authors had it fall in
+steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastssl.errors import choose
+
+Settings = dict[str, Any]  # of TrainConfig
+
+
+def _joined(*parts: Settings, **more: Any) -> Settings:
+    return {key: value for part in (*parts, more) for key, value in part.items()}
+
+
+IMAGENET: Settings = {"views": "photo", "image_size": 224, "encoder": "resnet50"}
+CIFAR10: Settings = {"views": "small", "encoder": "resnet18-cifar"}
+LARS: Settings = {"optimizer": "lars", "lr_scaling": "linear", "warmup_epochs": 10}
+SGD: Settings = {"optimizer": "sgd", "weight_decay": 1e-4, "warmup_epochs": 0}
+MOCO = _joined(IMAGENET, SGD, lr=0.03, batch_size=256, epochs=200, head_hidden=2048, head_out=128)
+QUEUE: Settings = {"queue_size": 65_536, "key_momentum": 0.999}
+MOCO_V3 = _joined(
+    IMAGENET,
+    batch_size=4096,
+    head_hidden=4096,
+    head_out=256,
+    predictor_hidden=4096,
+    key_momentum=0.99,
+)
+
+PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
+    "simclr": {
+        "digits": {},
+        "imagenet": _joined(
+            IMAGENET,
+            LARS,
+            lr=0.075,
+            lr_scaling="sqrt",
+            weight_decay=1e-4,
+            batch_size=4096,
+            epochs=100,
+            head_hidden=2048,
+            head_out=128,
+            temperature=0.1,
+        ),
+        "cifar10": _joined(
+            CIFAR10,
+            LARS,
+            lr=1.0,
+            weight_decay=1e-4,
+            batch_size=512,
+            epochs=1000,
+            head_hidden=512,
+            head_out=128,
+            temperature=0.5,
+        ),
+    },
+    "moco": {
+        "digits": {"queue_size": 4096, "key_momentum": 0.99},
+        "v1": _joined(MOCO, QUEUE, head="linear", temperature=0.07),
+        "v2": _joined(MOCO, QUEUE, head="mlp", temperature=0.2),
+        "cifar10": _joined(
+            CIFAR10,
+            SGD,
+            lr=0.06,
+            weight_decay=5e-4,
+            batch_size=512,
+            epochs=200,
+            head="linear",
+            head_out=128,
+            temperature=0.1,
+            queue_size=4096,
+            key_momentum=0.99,
+            bn_splits=8,
+        ),
+    },
+    "moco-v3": {
+        "digits": {"key_momentum": 0.99, "predictor_hidden": 256},
+        "resnet50": _joined(
+            MOCO_V3, LARS, lr=0.6, weight_decay=1e-6, epochs=100, head="v1", temperature=1.0
+        ),
+        "vit-small": _joined(
+            MOCO_V3,
+            encoder="timm:vit_small_patch16_224",
+            optimizer="adamw",
+            lr=1.5e-4,
+            lr_scaling="linear",
+            weight_decay=0.1,
+            warmup_epochs=40,
+            epochs=300,
+            head="v2",
+            temperature=0.2,
+            freeze_patch_embedding=True,
+        ),
+    },
+    "npid": {
+        "digits": {"negatives": 1024, "bank_momentum": 0.5},
+        "imagenet": _joined(
+            MOCO, head="linear", temperature=0.07, negatives=4096, bank_momentum=0.5
+        ),
+    },
+    "nnclr": {
+        "digits": {"queue_size": 1024, "predictor_hidden": 256},
+        "imagenet": _joined(
+            IMAGENET,
+            LARS,
+            lr=0.3,
+            weight_decay=1e-6,
+            batch_size=4096,
+            epochs=1000,
+            head="v2",
+            head_hidden=2048,
+            head_out=256,
+            predictor_hidden=4096,
+            temperature=0.1,
+            queue_size=98_304,
+        ),
+    },
+    "supcon": {
+        "digits": {},
+        "cifar10": _joined(
+            CIFAR10,
+            SGD,
+            encoder="resnet50-cifar",
+            lr=0.5,
+            warmup_epochs=10,
+            batch_size=1024,
+            epochs=1000,
+            head="mlp",
+            head_hidden=2048,
+            head_out=128,
+            temperature=0.1,
+        ),
+    },
+    "end-to-end": {
+        "digits": {},
+        "imagenet": _joined(
+            MOCO, head="linear", batch_size=1024, lr_scaling="linear", temperature=0.07
+        ),
+    },
+}
+
+
+def settings_of(method: str, preset: str) -> Settings:
+    """What a preset of a method sets.
+
+    Raises:
+        UserError: the method has no such preset.
+    """
+    if preset not in PRESETS[method]:
+        raise choose(f"preset of {method}", preset, list(PRESETS[method]))
+    return PRESETS[method][preset]
