@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.functional import dcl, dclw, info_nce, nt_xent
+from fastssl.distributed import Group, agree
+from fastssl.functional import dcl, info_nce, nt_xent
 from fastssl.functional.common import widened
 
 __all__ = ["DCLLoss", "DCLWLoss", "MACLLoss", "NTXentLoss"]
@@ -26,7 +28,9 @@ class NTXentLoss(nn.Module):
         temperature: at least 1e-8.
         memory_bank_size: (K, D), rows and features of the bank; 0: none. As in lightly the bank is
             not in the ``state_dict``, and a batch that passes its end loses the rows beyond.
-        gather_distributed: only False for now.
+        gather_distributed: without a bank, the loss over the batch of all ranks, its mean the same
+            on each (lightly's is over a rank's own rows: another number, the same step); with one,
+            the keys of all ranks enter it.
 
     Raises:
         ValueError: the temperature is too small, or the size no such pair.
@@ -48,10 +52,10 @@ class NTXentLoss(nn.Module):
         """The mean loss; out0, out1 of shape [N, D], not normalised; a float32 scalar."""
         bank = self.memory_bank.bank
         if not len(bank):
-            return nt_xent(out0, out1, self.temperature)
+            return nt_xent(out0, out1, self.temperature, group=self.gather_distributed)
         loss = info_nce(out0, out1, bank.to(out0), self.temperature)
         if out0.requires_grad:
-            self.memory_bank.enqueue(out1)
+            self.memory_bank.enqueue(out1, self.gather_distributed)
         return loss
 
 
@@ -71,9 +75,10 @@ class MemoryBank(nn.Module):
         self.register_buffer("bank_ptr", torch.zeros(1, dtype=torch.long), persistent=False)
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
-        """Put normalised keys [N, D] at the pointer; what passes the end is dropped, and the next
-        batch begins at the top. Nothing waits for the device."""
+    def enqueue(self, keys: Tensor, group: Group = None) -> None:
+        """Put keys [N, D] of all ranks, normalised, at the pointer; what passes the end is dropped,
+        and the next batch begins at the top. Nothing waits for the device."""
+        keys = agree(group, False, lambda keys: None, keys=keys).gather(keys)
         size = len(self.bank)
         count = len(keys)
         keys = F.normalize(keys[:size].to(self.bank), dim=1)
@@ -97,7 +102,7 @@ class DCLLoss(nn.Module):
         temperature: positive float.
         weight_fn: from the normalised out0 and out1 to a weight [N] for each positive of out0;
             called the other way around for out1. None: 1.
-        gather_distributed: only False for now.
+        gather_distributed: the loss over the batch of all ranks, as of :class:`NTXentLoss`.
     """
 
     def __init__(
@@ -113,24 +118,27 @@ class DCLLoss(nn.Module):
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """The mean loss; out0, out1 of shape [N, D], not normalised; a float32 scalar."""
+        over: dict[str, Any] = {"group": self.gather_distributed}
         if self.weight_fn is None:
-            return dcl(out0, out1, self.temperature)
-        rows = dcl(out0, out1, self.temperature, reduction="none")  # [2N]
+            return dcl(out0, out1, self.temperature, **over)
+        rows = dcl(out0, out1, self.temperature, reduction="none", **over)  # [2N]
         z0, z1 = F.normalize(out0, dim=1), F.normalize(out1, dim=1)
         weights = torch.cat([self.weight_fn(z0, z1), self.weight_fn(z1, z0)])  # [2N]
         positive = (z0 * z1).sum(dim=1).repeat(2) / self.temperature  # rows hold it once already
-        return (rows + (1 - weights) * positive).mean()
+        rows = rows + (1 - weights) * positive
+        return agree(over["group"], False, lambda rows: None, rows=rows).mean(rows)
 
 
 class DCLWLoss(DCLLoss):
     """Weighted decoupled contrastive learning: ``DCLWLoss(temperature=0.1)(out0, out1)``.
 
-    See :func:`fastssl.functional.dclw`.
+    See :func:`fastssl.functional.dclw`; with gather_distributed, weights are those among a rank's
+    own positives.
 
     Args:
         temperature: positive float.
         sigma: positive float: the smaller, the more the positives' weights differ.
-        gather_distributed: only False for now.
+        gather_distributed: the loss over the batch of all ranks, as of :class:`NTXentLoss`.
     """
 
     def __init__(
@@ -142,7 +150,10 @@ class DCLWLoss(DCLLoss):
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """The mean loss; out0, out1 of shape [N, D], not normalised; a float32 scalar."""
-        return dclw(out0, out1, self.temperature, self.sigma)
+        z0, z1 = (F.normalize(widened(z.detach()), dim=1) for z in (out0, out1))
+        weights = negative_mises_fisher_weights(z0, z1, self.sigma)
+        group = self.gather_distributed
+        return dcl(out0, out1, self.temperature, weights=weights, group=group)
 
 
 def negative_mises_fisher_weights(out0: Tensor, out1: Tensor, sigma: float = 0.5) -> Tensor:

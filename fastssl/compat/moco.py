@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastssl.distributed import agree
 from fastssl.functional import info_nce
 from fastssl.nn import shuffled
-from fastssl.nn.memory import gather_rows
 
 __all__ = ["MoCo"]
 
@@ -97,7 +96,7 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def _enqueue(self, k: Tensor) -> None:
         """Put the keys of all ranks in the place of the oldest; of more than K, the last K."""
-        k = gather_rows(k, agree(True, False, lambda k: None, k=k))
+        k = agree(True, False, lambda k: None, k=k).gather(k)
         count = len(k)
         kept = torch.arange(max(count - self.K, 0), count, device=k.device)
         self.queue.T.index_copy_(0, (self.queue_ptr + kept) % self.K, k[kept])

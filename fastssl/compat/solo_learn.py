@@ -17,8 +17,11 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
         indexes: shape [M]: rows with the same number are positives of one another. A row alone
             does not count, where solo-learn's loss is infinite.
         temperature: positive float.
+
+    Over the batch of all ranks where there are several, its mean the same on each. All rows with
+    one number are then on one rank: classes across ranks, which solo-learn takes, are an error.
     """
-    return multi_view_nt_xent(z, indexes, temperature)
+    return multi_view_nt_xent(z, indexes, temperature, group=True)
 
 
 def mocov2plus_loss_func(
@@ -46,5 +49,7 @@ def nnclr_loss_func(nn: Tensor, p: Tensor, temperature: float = 0.1) -> Tensor:
         nn: the queue's nearest neighbour of each sample of one view, shape [N, D].
         p: predictions for the other view, same shape; neither need be normalised.
         temperature: positive float.
+
+    Over the batch of all ranks where there are several, its mean the same on each.
     """
-    return info_nce(nn, p, temperature=temperature)
+    return info_nce(nn, p, temperature=temperature, group=True)
