@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from fastssl.distributed import Group
 
 
 class Method(nn.Module):
@@ -27,7 +28,7 @@ class Method(nn.Module):
 
     views: ClassVar[int] = 2  # of each image
     needs: ClassVar[tuple[str, ...]] = ()
-    group: dist.ProcessGroup | bool | None = None  # the ranks that share a batch; True: all
+    group: Group = None  # the ranks that share a batch; True: all
 
     encoder: nn.Module  # what downstream tasks use
 

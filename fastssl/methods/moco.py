@@ -65,7 +65,7 @@ class MoCo(Method):
     def loss(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE of q and k, [N, D] each, with the queue as negatives; a float32 scalar."""
         q, k = q.to(self.queue.rows.dtype), k.to(self.queue.rows.dtype)
-        return info_nce(q, k, self.queue.rows, self.temperature)
+        return info_nce(q, k, self.queue.rows, self.temperature, group=self.group)
 
     def after_step(self, q: Tensor, k: Tensor) -> None:
         """f_k follows f; k enters the queue."""

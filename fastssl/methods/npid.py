@@ -63,7 +63,8 @@ class NPID(Method):
             indices: int64 [N], all different: which images they are of.
         """
         negatives = self.bank.sample(self.negatives, exclude=indices)
-        return info_nce(v.to(negatives.dtype), self.bank(indices), negatives, self.temperature)
+        v, own = v.to(negatives.dtype), self.bank(indices)
+        return info_nce(v, own, negatives, self.temperature, group=self.group)
 
     def after_step(self, v: Tensor, *, indices: Tensor) -> None:
         """The images' rows move towards v."""

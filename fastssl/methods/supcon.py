@@ -48,4 +48,11 @@ class SupCon(Method):
     def loss(self, *embeddings: Tensor, labels: Tensor) -> Tensor:
         """SupCon of V embeddings, [N, D] each; labels int64 [N]; a float32 scalar."""
         features = torch.stack(embeddings, dim=1)  # [N, V, D]
-        return sup_con(features, labels, self.temperature, self.base_temperature, normalize=True)
+        return sup_con(
+            features,
+            labels,
+            self.temperature,
+            self.base_temperature,
+            normalize=True,
+            group=self.group,
+        )

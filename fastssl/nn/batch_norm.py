@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastssl.distributed import Ranks, agree
-from fastssl.nn.memory import Group, gather_rows
+from fastssl.distributed import Group, Ranks, agree
+from fastssl.nn.memory import gather_rows
 
 
 class SplitBatchNorm(_BatchNorm):

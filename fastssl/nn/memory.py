@@ -7,10 +7,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.distributed import Local, Ranks, agree
+from fastssl.distributed import Group, Local, Ranks, agree
 from fastssl.reference import unit_rows
-
-Group = dist.ProcessGroup | bool | None  # True: the default one; None or False: this process alone
 
 
 class MemoryQueue(nn.Module):

@@ -33,7 +33,7 @@ class StepResult:
 
     step: int  # from 1
     epoch: int  # from 1
-    loss: float  # of this rank's batch
+    loss: float  # of the batch of all ranks
     lr: float
 
 

@@ -1,0 +1,77 @@
+"""Several processes train as one with the whole batch, in chunks or not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fastssl.data import TensorImages, build_recipe, load_data
+from fastssl.methods import METHODS
+from fastssl.training import TrainConfig, Trainer
+from fastssl.training.config import arguments_of
+from fastssl.training.ranks import Ranks
+from fastssl.training.run import build_method
+from tests.distributed.launch import launch
+
+# Those without random draws and, with these parts, without batch statistics.
+EXACT = ("simclr", "moco", "supcon", "end-to-end")
+# A queue of whole batches: which of a batch leave it first depends on the order of the ranks.
+OWN = {"queue_size": 120, "predictor_hidden": 32, "negatives": 50}
+
+
+def train(name, rank, size, chunk, steps=4):
+    data = load_data("digits").train
+    rows = torch.arange(60 * steps)
+    images = TensorImages(data[rows], data.labels[rows])
+    config = TrainConfig(
+        method=name,
+        device="cpu",
+        head="mlp",
+        head_hidden=32,
+        head_out=16,
+        batch_size=60,
+        chunk_size=chunk,
+        epochs=1,
+        warmup_epochs=0,
+        optimizer="sgd",
+        lr=0.05,
+        **{key: value for key, value in OWN.items() if key in arguments_of(name)},
+    )
+    torch.manual_seed(7)
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Flatten())
+    method = build_method(config, images.shape, encoder, samples=len(images))
+    recipe = replace(build_recipe("digits"), views=method.views)
+    trainer = Trainer(method, images, recipe, config, Ranks(rank, size, torch.device("cpu")))
+    losses = [result.loss for result in trainer.steps()]
+    return losses, method
+
+
+def cases(alone) -> None:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    for name in METHODS:
+        for chunk in (None, 8):
+            losses, method = train(name, rank, size, chunk)
+            if name in EXACT:
+                expected, weights = alone[name]
+                assert losses == pytest.approx(expected, rel=1e-5), name
+                for key, value in method.encoder.state_dict().items():
+                    difference = (value - weights[key]).norm() / weights[key].norm()
+                    assert difference < 1e-5, (name, key)
+            for key, value in method.state_dict().items():
+                if "running_" not in key:  # batch statistics are each rank's own
+                    theirs = value.clone(memory_format=torch.contiguous_format)
+                    dist.broadcast(theirs, 0)
+                    assert torch.equal(value, theirs), (name, key)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_train_as_one(size):
+    alone = {}
+    for name in EXACT:
+        losses, method = train(name, 0, 1, None)
+        alone[name] = losses, method.encoder.state_dict()
+    launch(cases, size, alone, seconds=110)
