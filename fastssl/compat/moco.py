@@ -67,11 +67,9 @@ class MoCo(nn.Module):
             for encoder in (self.encoder_q, self.encoder_k):
                 width = encoder.fc.in_features
                 encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)
-        for key, query in zip(
-            self.encoder_k.parameters(), self.encoder_q.parameters(), strict=True
-        ):
-            key.data.copy_(query.data)
-            key.requires_grad_(False)
+        with torch.no_grad():
+            torch._foreach_copy_(*self._weights())
+        self.encoder_k.requires_grad_(False)
         queue = F.normalize(torch.randn(dim, K), dim=0)
         self.register_buffer("queue", queue.T.contiguous().T)  # a loss reads keys, not features
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))

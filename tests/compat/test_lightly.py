@@ -149,6 +149,17 @@ def test_bank_changes_after_the_loss_and_before_the_backward():
     assert torch.equal(*gradients)
 
 
+def test_compiles_with_its_bank():
+    eager = compat.NTXentLoss(0.2, memory_bank_size=(10, 6))
+    traced = copy.deepcopy(eager)
+    step = torch.compile(traced, fullgraph=True, backend="aot_eager")
+    for _ in range(3):
+        z0, z1 = (z.requires_grad_() for z in views(4, 6))
+        torch.testing.assert_close(step(z0, z1), eager(z0, z1))
+        torch.testing.assert_close(traced.memory_bank.bank, eager.memory_bank.bank)
+        assert traced.memory_bank.bank_ptr == eager.memory_bank.bank_ptr
+
+
 def test_state_dict_is_lightlys():
     for size in (0, (10, 6)):
         assert compat.NTXentLoss(memory_bank_size=size).state_dict() == {}
