@@ -18,6 +18,7 @@ from fastssl.functional import (
     sup_con,
 )
 from fastssl.functional.common import Reduction
+from fastssl.nn.memory import MemoryQueue
 
 
 class _Loss(nn.Module):
@@ -31,37 +32,48 @@ class _Loss(nn.Module):
 class NTXentLoss(_Loss):
     """NT-Xent with lightly's call: ``NTXentLoss(temperature=0.5)(out0, out1)``.
 
-    See :func:`fastssl.functional.nt_xent` for the formula, shapes, dtypes and errors.
+    See :func:`fastssl.functional.nt_xent` for the formula, shapes, dtypes and errors. With a memory
+    bank it is MoCo's loss, :func:`fastssl.functional.info_nce` of the queries ``out0``, their keys
+    ``out1`` and the K keys before; then ``out1`` enter the bank, unless ``out0`` needs no gradient,
+    as in validation. The bank is a :class:`fastssl.nn.MemoryQueue`: it is in the ``state_dict``.
 
     Args:
         temperature: positive float.
-        memory_bank_size: only 0 for now.
-        gather_distributed: the loss over the batch of all ranks, ``group=True`` of the function.
+        memory_bank_size: (K, D) of the memory bank; 0: none.
+        gather_distributed: the loss over the batch of all ranks, ``group=True`` of the function;
+            their keys enter the memory bank of each.
         ring: as of the function.
 
     Raises:
-        NotImplementedError: a memory bank is asked for.
+        ValueError: memory_bank_size is no such pair.
     """
 
     def __init__(
         self,
         temperature: float = 0.5,
-        memory_bank_size: int = 0,
+        memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
         *,
         ring: bool = False,
     ) -> None:
         super().__init__(gather_distributed, ring)
-        if memory_bank_size != 0:
-            raise NotImplementedError(
-                f"memory_bank_size={memory_bank_size}: memory banks are not there yet; "
-                "use memory_bank_size=0"
-            )
         self.temperature = temperature
+        self.memory_bank = None
+        if memory_bank_size != 0:
+            if isinstance(memory_bank_size, int) or len(memory_bank_size) != 2:
+                raise ValueError(f"memory_bank_size must be (K, D) or 0, not {memory_bank_size}")
+            self.memory_bank = MemoryQueue(*memory_bank_size)
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
-        """The mean loss over both views; out0, out1 of shape [N, D]; a float32 scalar."""
-        return nt_xent(out0, out1, self.temperature, **self.over)
+        """The mean loss over both views, or with a memory bank over out0; out0, out1 of shape
+        [N, D]; a float32 scalar."""
+        if self.memory_bank is None:
+            return nt_xent(out0, out1, self.temperature, **self.over)
+        negatives = self.memory_bank.rows.to(out0.dtype)
+        loss = info_nce(out0, out1, negatives, self.temperature, **self.over)
+        if out0.requires_grad:
+            self.memory_bank.enqueue(out1, group=self.over["group"])
+        return loss
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"
