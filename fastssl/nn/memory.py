@@ -186,7 +186,9 @@ class MemoryBank(nn.Module):
         ranks = agree(group, False, self._check, features=features, indices=indices)
         features = gather_rows(_unit_rows(features, self.rows.dtype), ranks)
         indices = gather_rows(indices, ranks)
-        moved = torch.lerp(features, self.rows[indices], self.momentum)  # [B, D]
+        wide = torch.promote_types(self.rows.dtype, torch.float32)
+        old = self.rows[indices].to(wide)  # [B, D]
+        moved = torch.lerp(features.to(wide), old, self.momentum)
         self.rows.index_copy_(0, indices, _unit_rows(moved, self.rows.dtype))
 
     def _check(self, features: Tensor, indices: Tensor) -> None:

@@ -18,7 +18,7 @@ def build_method(
     image_shape: tuple[int, int, int],
     encoder: nn.Module | None = None,
     *,
-    samples: int = 1,
+    samples: int | None = None,
 ) -> Method:
     """The method with fresh weights, the same for the same seed.
 
@@ -26,7 +26,7 @@ def build_method(
         config: its method, encoder, head, temperature, seed and the method's own settings are used.
         image_shape: C, H, W.
         encoder: in place of the one the config names; its weights stay as they are.
-        samples: images to train on, for methods that remember each.
+        samples: how many images there are to train on, for methods that remember each.
     """
     torch.manual_seed(mix(config.seed, WEIGHTS))
     if encoder is None:

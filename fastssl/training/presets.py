@@ -99,7 +99,10 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         ),
     },
     "npid": {
-        "digits": {"negatives": 1024, "bank_momentum": 0.5},
+        "digits": {
+            **{"head": "linear", "negatives": 1024, "bank_momentum": 0.5},
+            **{"batch_size": 256, "epochs": 200},
+        },
         "imagenet": _joined(
             MOCO, head="linear", temperature=0.07, negatives=4096, bank_momentum=0.5
         ),

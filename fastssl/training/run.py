@@ -157,12 +157,11 @@ def initialisations(run: Run, device: torch.device | str) -> list[nn.Module]:
     small = sum(p.numel() for p in run.untrained.parameters()) <= SMALL_ENCODER
     if not small or run.config.encoder.startswith("python:"):
         return [run.untrained]
-    config, shape = run.config, run.data.train.shape
-    others = [
-        build_method(config.model_copy(update={"seed": config.seed + i}), shape).encoder.to(device)
-        for i in range(1, INITIALISATIONS)
-    ]
-    return [run.untrained, *others]
+    shape, samples = run.data.train.shape, len(run.data.train)
+    seeds = range(run.config.seed + 1, run.config.seed + INITIALISATIONS)
+    configs = [run.config.model_copy(update={"seed": seed}) for seed in seeds]
+    others = [build_method(config, shape, samples=samples).encoder for config in configs]
+    return [run.untrained, *(other.to(device) for other in others)]
 
 
 def sample(images: Images) -> tuple[Tensor, Tensor]:
