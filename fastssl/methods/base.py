@@ -29,8 +29,14 @@ class Method(nn.Module):
     views: ClassVar[int] = 2  # of each image
     needs: ClassVar[tuple[str, ...]] = ()
     group: Group = None  # the ranks that share a batch; True: all
+    ring: bool = False  # their embeddings go around a ring, for less memory than gathering them
 
     encoder: nn.Module  # what downstream tasks use
+
+    @property
+    def over(self) -> dict[str, Any]:
+        """What a loss is told about the ranks."""
+        return {"group": self.group, "ring": self.ring}
 
     def before_step(self, progress: float) -> None:
         """Called with the share of training that is done, 0 to 1, for what changes with it."""

@@ -43,4 +43,4 @@ class EndToEnd(Method):
 
     def loss(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE of q and k, [N, D] each; a float32 scalar."""
-        return info_nce(q, k, None, self.temperature, symmetric=self.symmetric, group=self.group)
+        return info_nce(q, k, None, self.temperature, symmetric=self.symmetric, **self.over)

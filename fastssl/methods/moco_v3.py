@@ -69,10 +69,9 @@ class MoCoV3(Method):
 
     def loss(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> Tensor:
         """Both queries with the other view's keys, [N, D] each; a float32 scalar."""
-        temperature, group = self.temperature, self.group
-        loss = info_nce(q0, k1, None, temperature, group=group)
-        loss = loss + info_nce(q1, k0, None, temperature, group=group)
-        return 2 * temperature * loss
+        loss = info_nce(q0, k1, None, self.temperature, **self.over)
+        loss = loss + info_nce(q1, k0, None, self.temperature, **self.over)
+        return 2 * self.temperature * loss
 
     def after_step(self, *embeddings: Tensor) -> None:
         """f_k and g_k follow f and g."""

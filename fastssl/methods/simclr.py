@@ -37,7 +37,7 @@ class SimCLR(Method):
     def loss(self, *embeddings: Tensor) -> Tensor:
         """NT-Xent of z0 and z1, [N, D] each; a float32 scalar."""
         z0, z1 = embeddings
-        return nt_xent(z0, z1, self.temperature, group=self.group)
+        return nt_xent(z0, z1, self.temperature, **self.over)
 
     def forward(self, *views: Tensor) -> Tensor:
         """The loss of two batches of views, [N, C, H, W] each; row i of both is one image."""

@@ -54,5 +54,5 @@ class SupCon(Method):
             self.temperature,
             self.base_temperature,
             normalize=True,
-            group=self.group,
+            **self.over,
         )

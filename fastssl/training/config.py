@@ -77,10 +77,12 @@ class TrainConfig(BaseModel):
     epochs: int = Field(400, gt=0)
     """passes over the training images"""
     batch_size: int = Field(1024, gt=1)
-    """images a step, over all ranks: the loss compares all of a rank's"""
+    """images a step, over all ranks: the loss compares all of them"""
     chunk_size: int | None = Field(256, gt=0)
     """images embedded at a time, for the exact gradient of a large batch in little memory;
     None: the whole batch"""
+    ring: bool = False
+    """with several ranks, pass their embeddings around a ring, for less memory than gathering"""
     optimizer: str = "adamw"
     """sgd | adamw | lars"""
     lr: float = Field(3e-3, gt=0)

@@ -111,7 +111,7 @@ class Trainer:
         self.embed: nn.Module = Embed(method, self._autocast)
         if ranks.world_size > 1:
             share_state(method)
-            method.group = True
+            method.group, method.ring = True, config.ring
             self.embed = DistributedDataParallel(self.embed)
 
     def steps(self) -> Iterator[StepResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from pathlib import Path
 
@@ -36,8 +37,25 @@ def gradient_is_the_mean_over_ranks(here: Ranks) -> None:
     assert torch.equal(module.layers[1].running_mean, alone.layers[1].running_mean)
 
 
+def chunked_gradient_is_that_of_one_process(here: Ranks) -> None:
+    torch.manual_seed(0)
+    alone = Embed()
+    together = copy.deepcopy(alone)
+    inputs = [torch.rand(20, 1, 6, 6) for _ in range(2)]
+    whole = nt_xent(*alone(*inputs))
+    whole.backward()
+    mine = [x[here.rank :: here.world_size] for x in inputs]
+    parallel = DistributedDataParallel(together)
+    for ring in (False, True):
+        parallel.zero_grad()
+        loss_of_all = functools.partial(nt_xent, group=True, ring=ring)
+        loss = chunked_backward(parallel, loss_of_all, mine, 4)
+        assert relative(loss, whole.detach()) < 1e-6
+        assert relative(gradients(together), gradients(alone)) < 1e-6
+
+
 def a_run(here: Ranks, directory: Path) -> None:
-    config = settings(directory, batch_size=128, epochs=1, chunk_size=20)
+    config = settings(directory, batch_size=128, epochs=1, chunk_size=20, ring=True)
     path, _ = train(config)
     if here.first:
         assert len(metrics(path)) == 11
@@ -49,5 +67,6 @@ def a_run(here: Ranks, directory: Path) -> None:
 if __name__ == "__main__":
     with ranks("cpu") as here:
         gradient_is_the_mean_over_ranks(here)
+        chunked_gradient_is_that_of_one_process(here)
         a_run(here, Path(sys.argv[1]))
     print("done", flush=True)

@@ -23,7 +23,7 @@ EXACT = ("simclr", "moco", "supcon", "end-to-end")
 OWN = {"queue_size": 120, "predictor_hidden": 32, "negatives": 50}
 
 
-def train(name, rank, size, chunk, steps=4):
+def train(name, rank, size, chunk, ring=False, steps=4):
     data = load_data("digits").train
     rows = torch.arange(60 * steps)
     images = TensorImages(data[rows], data.labels[rows])
@@ -35,6 +35,7 @@ def train(name, rank, size, chunk, steps=4):
         head_out=16,
         batch_size=60,
         chunk_size=chunk,
+        ring=ring,
         epochs=1,
         warmup_epochs=0,
         optimizer="sgd",
@@ -53,8 +54,8 @@ def train(name, rank, size, chunk, steps=4):
 def cases(alone) -> None:
     rank, size = dist.get_rank(), dist.get_world_size()
     for name in METHODS:
-        for chunk in (None, 8):
-            losses, method = train(name, rank, size, chunk)
+        for chunk, ring in ((None, False), (8, True)):
+            losses, method = train(name, rank, size, chunk, ring)
             if name in EXACT:
                 expected, weights = alone[name]
                 assert losses == pytest.approx(expected, rel=1e-5), name
