@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastssl.distributed import Group, Ranks, agree
-from fastssl.nn.memory import gather_rows
 
 
 class SplitBatchNorm(_BatchNorm):
@@ -105,12 +104,12 @@ def shuffled(encode: Callable[[Tensor], Tensor], x: Tensor, group: Group = None)
     MoCo, He et al. 2020, section 3.3, https://arxiv.org/abs/1911.05722
     """
     ranks = agree(group, False, lambda x: None, x=x)
-    rows = gather_rows(x, ranks)
+    rows = ranks.gather(x)
     order = torch.randperm(len(rows), device=x.device)
     start = 0
     if isinstance(ranks, Ranks):
         dist.broadcast(order, group=ranks.group, group_src=0)
         start = sum(ranks.samples[: dist.get_rank(ranks.group)])
     mine = slice(start, start + len(x))
-    encoded = gather_rows(encode(rows[order[mine]]), ranks)
+    encoded = ranks.gather(encode(rows[order[mine]]))
     return encoded[order.argsort()[mine]]

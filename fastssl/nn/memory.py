@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.distributed import Group, Local, Ranks, agree
+from fastssl.distributed import Group, agree
 from fastssl.reference import unit_rows
 
 
@@ -74,14 +73,14 @@ class MemoryQueue(nn.Module):
                 on every rank if on one.
         """
         ranks = agree(group, False, self._check, keys=keys, labels=labels)
-        keys = gather_rows(self._as_stored(keys), ranks)
+        keys = ranks.gather(self._as_stored(keys))
         count, size = len(keys), len(self.rows)
         kept = min(count, size)
         order = torch.arange(count - kept, count, device=keys.device)
         places = (self.position + order) % size  # [kept], all different
         self.rows.index_copy_(0, places, keys[count - kept :])
         if self.labels is not None and labels is not None:
-            labels = gather_rows(labels, ranks)
+            labels = ranks.gather(labels)
             self.labels.index_copy_(0, places, labels[count - kept :])
         self.position.add_(count).remainder_(size)
 
@@ -184,8 +183,8 @@ class MemoryBank(nn.Module):
                 on one.
         """
         ranks = agree(group, False, self._check, features=features, indices=indices)
-        features = gather_rows(_unit_rows(features, self.rows.dtype), ranks)
-        indices = gather_rows(indices, ranks)
+        features = ranks.gather(_unit_rows(features, self.rows.dtype))
+        indices = ranks.gather(indices)
         wide = torch.promote_types(self.rows.dtype, torch.float32)
         old = self.rows[indices].to(wide)  # [B, D]
         moved = torch.lerp(features.to(wide), old, self.momentum)
@@ -198,17 +197,6 @@ class MemoryBank(nn.Module):
     def extra_repr(self) -> str:
         samples, dim = self.rows.shape
         return f"{samples}, {dim}, momentum={self.momentum}"
-
-
-def gather_rows(x: Tensor, ranks: Local) -> Tensor:
-    """The rows of all ranks, in their order; x itself where there is one process."""
-    if not isinstance(ranks, Ranks):
-        return x
-    longest = max(ranks.samples)
-    padding = x.new_zeros(longest - len(x), *x.shape[1:])
-    parts = x.new_empty(len(ranks.samples), longest, *x.shape[1:])
-    dist.all_gather(list(parts.unbind()), torch.cat([x, padding]), group=ranks.group)
-    return torch.cat([part[:n] for part, n in zip(parts, ranks.samples, strict=True)])
 
 
 def _random_unit_rows(name: str, count: int, dim: int, dtype: torch.dtype) -> Tensor:
