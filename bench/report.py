@@ -176,8 +176,61 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(part for part in parts if part)
 
 
+# The losses' benchmarks in the README's order.
+LOSSES = (
+    "nt_xent",
+    "multi_view",
+    "info_nce_queue",
+    "clip",
+    "siglip",
+    "sup_con",
+    "dcl",
+    "similarity_topk",
+)
+BASELINES = ("eager", "torch.compile")
+
+
+def losses(folder: Path = RESULTS) -> str:
+    """One line for each benchmark on a CPU: its largest size, beside plain PyTorch and peers."""
+    rows = []
+    for name in LOSSES:
+        path = folder / f"{name}-cpu.json"
+        if not path.exists():
+            continue
+        results = json.loads(path.read_text())
+        timed = [c for c in results["cases"] if "p50" in c["providers"].get("fastssl", {})]
+        case = max(timed, key=lambda case: case["rows"])
+        entries = case["providers"]
+        ratios = {k: f"{e['ratio']:.1f}×" for k, e in entries.items() if "ratio" in e}
+        others = [k for k in ratios if k not in (*BASELINES, "fastssl", "reference")]
+        held = {k: e["memory_mib"] for k, e in entries.items() if "memory_mib" in e}
+        rows.append(
+            [
+                f"`{name}`",
+                f"{case['rows']:,}",
+                milliseconds(entries["fastssl"]["p50"]),
+                f"{entries['fastssl']['of_floor']:.2f}",
+                *(ratios.get(k, "") for k in BASELINES),
+                ", ".join(f"{k} {ratios[k]}" for k in others),
+                mebibytes(held["fastssl"]) if "fastssl" in held else "",
+                mebibytes(held["eager"]) if "eager" in held else "",
+            ]
+        )
+    if not rows:
+        return "Not measured yet.\n"
+    head = ["`fastssl bench …`", "rows", "ms", "of the floor", *BASELINES, "peers", "memory"]
+    return markdown_table([*head, "eager's"], rows) + (
+        "\nForward + backward (`similarity_topk`: forward), D = 128, float32; others as multiples "
+        "of fastssl's time in the same rounds; memory above the inputs. The floor is the time of the "
+        "products that no streamed method does without, at the rate of torch's own product in the "
+        "same rounds. Machines and commits: bench/results.\n"
+    )
+
+
 def section(name: str, folder: Path = RESULTS) -> str:
     """What stands between the marks of ``bench:name``."""
+    if name == "losses":
+        return losses(folder)
     path = folder / f"{name}.json"
     if not path.exists():
         return ABSENT.get(name.rsplit("-", 1)[-1], "Not measured yet.\n")
