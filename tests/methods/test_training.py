@@ -105,6 +105,18 @@ def test_memories_and_momentum_encoders_move_once_a_step(name):
 
 
 @EVERY
+def test_memories_are_no_part_of_what_is_embedded(name):
+    """Or every chunk would copy them, and DistributedDataParallel send them around."""
+    train = trainer(name, images=few_digits())
+    embedded = {id(tensor) for tensor in (*train.embed.parameters(), *train.embed.buffers())}
+    for key, parameter in train.method.named_parameters():
+        assert (id(parameter) in embedded) == (not key.startswith("key_encoder")), key
+    for key, buffer in train.method.named_buffers():
+        remembered = key.startswith(("queue", "bank", "key_encoder"))
+        assert (id(buffer) in embedded) == (not remembered), key
+
+
+@EVERY
 def test_by_name_from_the_command_line(name, tmp_path, capsys):
     options = "--epochs 1 --batch-size 512 --chunk-size 200 --head-hidden 32 --head-out 16"
     flags = f"--device cpu --no-evaluate --run-dir {tmp_path / 'run'}"
