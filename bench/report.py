@@ -221,9 +221,9 @@ def losses(folder: Path = RESULTS) -> str:
     head = ["`fastssl bench …`", "rows", "ms", "of the floor", *BASELINES, "peers", "memory"]
     return markdown_table([*head, "eager's"], rows) + (
         "\nForward + backward (`similarity_topk`: forward), D = 128, float32; others as multiples "
-        "of fastssl's time in the same rounds; memory above the inputs. The floor is the time of the "
-        "products that no streamed method does without, at the rate of torch's own product in the "
-        "same rounds. Machines and commits: bench/results.\n"
+        "of fastssl's time in the same rounds; memory above the inputs. The floor is the time of "
+        "the products that no streamed method does without, at the rate of torch's own product in "
+        "the same rounds. Machines and commits: bench/results.\n"
     )
 
 
