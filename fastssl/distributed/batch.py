@@ -49,7 +49,7 @@ def agree(group: Group, ring: bool, check: Callable[..., None], **inputs: Any) -
     Raises:
         TypeError: ``group`` is no process group that this process is in.
         ValueError: on every rank, if an input is wrong on another, or if ranks differ in an input's
-            dtype, width, kind of device or need of a gradient, or in ``ring``.
+            dtype, width, kind of device or need of a gradient, in a number, or in ``ring``.
         Exception: what ``check`` raises, on the rank where it does.
     """
     if group is None or group is False or (group is True and not dist.is_initialized()):
