@@ -1,6 +1,6 @@
 """Self-supervised learning made cheap: streamed similarity-softmax losses, exact gradients."""
 
-from fastssl import backends, functional
+from fastssl import backends, functional, nn
 from fastssl._version import __version__
 from fastssl.backends import BackendError, use_backend
 from fastssl.losses import (
@@ -9,7 +9,9 @@ from fastssl.losses import (
     DCLWLoss,
     InfoNCELoss,
     MultiViewNTXentLoss,
+    NNCLRLoss,
     NTXentLoss,
+    SigLIPLoss,
     SupConLoss,
 )
 from fastssl.patching import patch, unpatch
@@ -21,11 +23,14 @@ __all__ = [
     "DCLWLoss",
     "InfoNCELoss",
     "MultiViewNTXentLoss",
+    "NNCLRLoss",
     "NTXentLoss",
+    "SigLIPLoss",
     "SupConLoss",
     "__version__",
     "backends",
     "functional",
+    "nn",
     "patch",
     "unpatch",
     "use_backend",

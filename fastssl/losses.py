@@ -14,7 +14,9 @@ from fastssl.functional import (
     dclw,
     info_nce,
     multi_view_nt_xent,
+    nnclr,
     nt_xent,
+    siglip_loss,
     sup_con,
 )
 from fastssl.functional.common import Reduction
@@ -147,6 +149,55 @@ class CLIPLoss(_Loss):
         return clip_loss(
             image_features, text_features, logit_scale, logit_bias=logit_bias, **self.over
         )
+
+
+class SigLIPLoss(_Loss):
+    """SigLIP's loss with open_clip's call: ``SigLIPLoss()(image_features, text_features, scale)``.
+
+    See :func:`fastssl.functional.siglip_loss` for the formula, shapes, dtypes and errors.
+
+    Args:
+        group, ring: as of the function.
+    """
+
+    def __init__(self, *, group: Group = None, ring: bool = False) -> None:
+        super().__init__(group, ring)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+    ) -> Tensor:
+        """The mean over images of the sum over texts; features of shape [N, D], normalised."""
+        return siglip_loss(
+            image_features, text_features, logit_scale, logit_bias=logit_bias, **self.over
+        )
+
+
+class NNCLRLoss(_Loss):
+    """Neighbours as positives: ``NNCLRLoss(temperature=0.1)(prediction, projection, queue)``.
+
+    See :func:`fastssl.functional.nnclr` for the formula, shapes, dtypes and errors.
+
+    Args:
+        temperature: positive float.
+        group, ring: as of the function.
+    """
+
+    def __init__(
+        self, temperature: float = 0.1, *, group: Group = None, ring: bool = False
+    ) -> None:
+        super().__init__(group, ring)
+        self.temperature = temperature
+
+    def forward(self, prediction: Tensor, projection: Tensor, queue: Tensor) -> Tensor:
+        """The mean over samples; prediction and projection of shape [N, D], queue of [K, D]."""
+        return nnclr(prediction, projection, queue, self.temperature, **self.over)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
 
 
 class SupConLoss(_Loss):

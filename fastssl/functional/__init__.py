@@ -3,6 +3,7 @@
 from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
 from fastssl.functional.image_text import clip_loss
 from fastssl.functional.multi_view import multi_view_nt_xent
+from fastssl.functional.nearest import nnclr
 from fastssl.functional.sigmoid import siglip_loss
 from fastssl.functional.supervised import sup_con
 
@@ -12,6 +13,7 @@ __all__ = [
     "dclw",
     "info_nce",
     "multi_view_nt_xent",
+    "nnclr",
     "nt_xent",
     "siglip_loss",
     "sup_con",

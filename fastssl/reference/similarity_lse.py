@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def similarity_lse(
     x: Tensor,  # [M, D]
     y: Tensor | None = None,  # [K, D]
     scale: float | Tensor = 1.0,
-    **options,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """``lse_i = log Σ_j exp(scale · x_i·y_j)`` and the logits of the pairs, both [M]."""
     return similarity_lse_both(x, y, scale, **options)[:2]
