@@ -18,6 +18,7 @@ from fastssl.functional import (
     dclw,
     info_nce,
     multi_view_nt_xent,
+    nnclr,
     nt_xent,
     siglip_loss,
     sup_con,
@@ -88,6 +89,7 @@ LOSSES = {
     "info_nce, queue": lambda a, b, c, t, bias, batch, **over: info_nce(a, b, QUEUE, t, **over),
     "info_nce, own negatives": lambda a, b, c, t, bias, batch, **over:
         info_nce(a, b, batch.negatives, t, **over),
+    "nnclr": lambda a, b, c, t, bias, batch, **over: nnclr(a, b, QUEUE, t, **over),
     "dcl": lambda a, b, c, t, bias, batch, **over: dcl(a, b, t, **over),
     "dcl, weights": lambda a, b, c, t, bias, batch, **over:
         dcl(a, b, t, weights=batch.weights, **over),
@@ -173,6 +175,8 @@ def modules_are_the_functions():
             (lightlys(a, b), nt_xent(a, b, 0.3, **over)),
             (fastssl.InfoNCELoss(0.3, **over)(a, b), info_nce(a, b, None, 0.3, **over)),
             (fastssl.CLIPLoss(**over)(a, b, 3.0), clip_loss(a, b, 3.0, **over)),
+            (fastssl.SigLIPLoss(**over)(a, b, 3.0), siglip_loss(a, b, 3.0, **over)),
+            (fastssl.NNCLRLoss(0.3, **over)(a, b, c), nnclr(a, b, c, 0.3, **over)),
             (fastssl.DCLLoss(0.3, **over)(a, b), dcl(a, b, 0.3, **over)),
             (fastssl.DCLWLoss(0.3, **over)(a, b), dclw(a, b, 0.3, **over)),
             (
