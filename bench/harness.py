@@ -132,9 +132,9 @@ def free_memory(device: str) -> float:
 
 
 def step(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Forward and backward: the loss and the gradient of every input."""
+    """Forward and backward: the loss and the gradient of every input that requires one."""
     loss = function(*inputs)
-    return (loss, *torch.autograd.grad(loss, inputs))
+    return (loss, *torch.autograd.grad(loss, [t for t in inputs if t.requires_grad]))
 
 
 def errors(result: tuple[Tensor, ...], truth: Answer) -> tuple[float, float]:

@@ -17,7 +17,8 @@ SAMPLE = 256
 
 
 def unit(x: Tensor) -> Tensor:
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    """Vectors [..., D] divided by their lengths."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 
 def blocks(rows: int, columns: int, device: str) -> list[tuple[int, int]]:
@@ -29,13 +30,19 @@ def symmetric(
     z: Tensor,  # [M, D] unit rows, float64
     scale: float,
     pair: Tensor | None,  # [M], an involution, or None
+    decoupled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean over i of ``log Σ_{j≠i} exp(scale·z_i·z_j) − scale·z_i·z_pair(i)``, and d/dz [M, D]."""
+    """Mean over i of ``log Σ_{j≠i} exp(scale·z_i·z_j) − scale·z_i·z_pair(i)``, and d/dz [M, D].
+
+    ``decoupled``: without the pair in the sum.
+    """
     m = z.shape[0]
     total = z.new_zeros(())
     d_z = torch.zeros_like(z)
     for i, k in blocks(m, m, z.device.type):
         logits = masked(z[i:k], z, scale, i)  # [B, M]
+        if decoupled:
+            logits[torch.arange(k - i, device=z.device), pair[i:k]] = float("-inf")
         lse = logits.logsumexp(1, keepdim=True)
         total += lse.sum()
         p = (logits - lse).exp_()
