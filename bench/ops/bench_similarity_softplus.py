@@ -22,7 +22,10 @@ def inputs(case: Case) -> tuple[Tensor, ...]:
 
     shared = noise()
     features = (unit(shared + noise()).to(case.torch_dtype) for _ in range(2))
-    scalars = (torch.tensor(v, device=case.device) for v in (1 / case.temperature, BIAS))
+    wide = torch.promote_types(case.torch_dtype, torch.float32)
+    scalars = (
+        torch.tensor(v, dtype=wide, device=case.device) for v in (1 / case.temperature, BIAS)
+    )
     return tuple(t.requires_grad_() for t in (*features, *scalars))
 
 
