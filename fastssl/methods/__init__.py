@@ -4,6 +4,7 @@ from fastssl.methods.base import Method
 from fastssl.methods.end_to_end import EndToEnd
 from fastssl.methods.moco import MoCo
 from fastssl.methods.moco_v3 import MoCoV3
+from fastssl.methods.nnclr import NNCLR
 from fastssl.methods.npid import NPID
 from fastssl.methods.simclr import SimCLR
 from fastssl.methods.supcon import SupCon
@@ -13,12 +14,14 @@ METHODS: dict[str, type[Method]] = {  # by the names of the command line
     "moco": MoCo,
     "moco-v3": MoCoV3,
     "npid": NPID,
+    "nnclr": NNCLR,
     "supcon": SupCon,
     "end-to-end": EndToEnd,
 }
 
 __all__ = [
     "METHODS",
+    "NNCLR",
     "NPID",
     "EndToEnd",
     "Method",

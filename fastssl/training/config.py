@@ -13,7 +13,7 @@ from fastssl.errors import UserError
 from fastssl.methods import METHODS
 from fastssl.training.presets import settings_of
 
-MethodName = Literal["simclr", "moco", "moco-v3", "npid", "supcon", "end-to-end"]
+MethodName = Literal["simclr", "moco", "moco-v3", "npid", "nnclr", "supcon", "end-to-end"]
 # Settings that only some methods take: arguments of their classes, under the same names.
 PARTICULAR = (
     "queue_size",

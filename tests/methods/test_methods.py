@@ -218,6 +218,19 @@ def test_npid_tells_an_image_from_others_that_are_not_in_the_batch():
     assert torch.equal(npid.bank.rows[6], before[6])
 
 
+def test_nnclr_takes_the_nearest_of_the_queue_for_positive():
+    nnclr = build("nnclr", temperature=0.3).eval()
+    x0, x1 = images(nnclr)
+    z0, z1 = (nnclr.head(nnclr.encoder(x)) for x in (x0, x1))
+    p0, p1 = nnclr.predictor(z0), nnclr.predictor(z1)
+    rows = nnclr.queue.rows
+    n0, n1 = (rows[(F.normalize(z) @ rows.T).argmax(1)] for z in (z0, z1))
+    same(nnclr(x0, x1), (in_batch(n1, p0, 0.3) + in_batch(n0, p1, 0.3)) / 2)
+    nnclr.after_step(p0, p1, z0, z1)
+    torch.testing.assert_close(nnclr.queue.rows[:N], F.normalize(z0.detach()))
+    assert nnclr.queue.position == N
+
+
 def test_supcon_attracts_a_class():
     supcon = SupCon(*parts("mlp"), temperature=0.3, base_temperature=0.2)
     labels = torch.tensor([0, 1, 0, 2, 1, 0, 3, 3, 0])
