@@ -52,6 +52,7 @@ def record(chip, launcher, *args) -> list[codegen.Launch]:
     with (
         mock.patch.object(shared, "_device", return_value=chip),
         mock.patch.object(shared, "_launch"),
+        mock.patch.object(kernels, "_device", create=True),  # what record replaces
     ):
         return codegen.record(kernels, chip, launcher, *args)
 
