@@ -1,15 +1,11 @@
 """Launchers of ``similarity_lse`` on CUDA (and, under Triton's interpreter, CPU) tensors.
 
-Forward: inverse norms; partial sums of 2^t by tiles; one pass that joins them into lse and pair.
-Backward: norms and softmax weights; one product per side; a pass that joins splits, if any.
+Forward: norms; partial sums of 2^t by tiles; a pass that joins them into lse, pair and mean.
+Backward: norms and softmax weights; one product per side; a pass that joins splits.
 Nothing here waits for the device, and every result is bitwise repeatable.
 """
 
 from __future__ import annotations
-
-import functools
-import math
-from typing import NamedTuple
 
 import torch
 import triton
@@ -20,124 +16,38 @@ from fastssl_kernels.similarity_lse_bwd import (
     _similarity_lse_bwd_kernel,
 )
 from fastssl_kernels.similarity_lse_fwd import (
+    _similarity_lse_fwd_finish_columns_kernel,
     _similarity_lse_fwd_finish_kernel,
     _similarity_lse_fwd_kernel,
+)
+from fastssl_kernels.similarity_lse_mean import (
+    _similarity_lse_fwd_mean_finish_kernel,
+    _similarity_lse_fwd_mean_kernel,
+)
+from fastssl_kernels.similarity_lse_plan import (  # noqa: F401  (some for the ops beside this one)
+    TILES,
+    WIDEST,
+    Device,
+    _device,
+    _launch,
+    _pieces,
+    _Plan,
+    _plan,
+    _Problem,
+    _problem,
+    _rows,
+    _Side,
+)
+from fastssl_kernels.similarity_lse_shapes import Tiles
+from fastssl_kernels.similarity_lse_triangle import (
     _similarity_lse_fwd_triangle_finish_kernel,
     _similarity_lse_fwd_triangle_kernel,
 )
-from fastssl_kernels.similarity_lse_shapes import TILES, Tiles
-from fastssl_kernels.similarity_lse_tiles import _similarity_lse_rows_kernel
 
-# With |t| up to this, 2^t and sums of it stay well inside float32, without a running maximum.
-BOUND = 64.0
-WIDEST = 256  # features that a tile holds whole; wider vectors go by chunks
 ROW_SUMS_BYTES = 2**28
 SPLITS_BYTES = 2**27
 FINISH_ROWS = 64  # what one warp group's matrix instruction takes
-
-
-class Device(NamedTuple):
-    """What the choice of tiles depends on."""
-
-    hopper: bool
-    processors: int
-    interpreted: bool = False
-
-
-def _device(x: Tensor) -> Device:
-    if x.device.type == "cpu":
-        return Device(hopper=True, processors=8, interpreted=True)
-    return _cuda_device(x.device.index)
-
-
-@functools.cache
-def _cuda_device(index: int) -> Device:
-    properties = torch.cuda.get_device_properties(index)
-    hopper = properties.shared_memory_per_block_optin >= 227 * 1024
-    return Device(hopper, properties.multi_processor_count)
-
-
-def _launch(kernel, grid, *args, **meta) -> None:
-    # A logit must be rounded alike wherever it is recomputed: no fusing into multiply-adds.
-    kernel[grid](*args, enable_fp_fusion=False, **meta)
-
-
-class _Plan(NamedTuple):
-    """How a tensor's width is laid over tiles."""
-
-    device: Device
-    d: int
-    whole_d: int  # d, as a power of two
-    key: int
-    width: int
-    precision: str
-
-    def tiles(self, kind: str) -> Tiles:
-        return TILES[self.device.hopper][kind, self.width, self.key]
-
-    def block_d(self, tiles: Tiles) -> int:
-        return min(self.whole_d, tiles.step or self.whole_d)
-
-    @property
-    def rows(self) -> int:
-        """Rows a program takes in the passes that hold whole vectors."""
-        return max(1, min(64, 4096 // self.whole_d))
-
-
-def _plan(x: Tensor) -> _Plan:
-    device = _device(x)
-    d = x.shape[1]
-    whole_d = max(16, triton.next_power_of_2(d))
-    return _Plan(
-        device=device,
-        d=d,
-        whole_d=whole_d,
-        key=max(64, whole_d) if whole_d <= WIDEST else 0,
-        width=x.element_size(),
-        # Single TF32 products would cost half the digits of float32 inputs.
-        precision="tf32x3" if x.dtype == torch.float32 else "ieee",
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _pieces(blocks: int, steps: int, places: int, most: int, cost: float) -> int:
-    """Into how many pieces to cut ``steps`` so that blocks · pieces programs fill the chip.
-
-    A piece costs about one step to begin, and ``cost`` steps afterwards for all of them.
-    """
-
-    def time(pieces: int) -> float:
-        waves = math.ceil(blocks * pieces / places)
-        return waves * (math.ceil(steps / pieces) + 1) + cost * (pieces - 1)
-
-    return min(range(1, max(1, min(steps, most)) + 1), key=time)
-
-
-def _bounded(scale: Tensor | None, factor: float, normalize: bool) -> bool:
-    """Whether the host knows that no logit needs a running maximum."""
-    return normalize and scale is None and abs(factor) * math.log2(math.e) <= BOUND
-
-
-def _rows(plan, x, normalize, bounded, lse=None, d_lse=None, base2=None, scale=None, factor=1.0):
-    """Inverse norms [M], and weights and exponents [M] where there are gradients; fills base2."""
-    m = x.shape[0]
-    norm = x.new_empty(m, dtype=torch.float32)
-    weight = exponent = None
-    if lse is not None:
-        weight = torch.empty_like(norm)
-        exponent = None if bounded else torch.empty_like(norm)
-    _launch(
-        _similarity_lse_rows_kernel,
-        (triton.cdiv(m, plan.rows),),
-        *(x, norm, lse, d_lse, weight, exponent, scale, base2, factor, m),
-        D=plan.d,
-        BLOCK_D=plan.whole_d,
-        ROWS=plan.rows,
-        NORMALIZE=normalize,
-        BOUNDED=bounded,
-        num_warps=4,
-    )
-    return norm, weight, exponent
+SLOTS = 32  # partial sums that a finishing pass takes at a time
 
 
 def launch_similarity_lse_fwd(
@@ -149,119 +59,196 @@ def launch_similarity_lse_fwd(
     self_offset: int | None,
     pair_offset: int | None,
     exclude_pair: bool,
-) -> tuple[Tensor, Tensor]:
-    """lse and pair, both [M] float64."""
+    columns: bool,
+    mean: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """lse [M], pair [M], column_lse [K], all float64, and mean [M, D] float32; the last two are
+    empty unless asked for, and the op never asks for both."""
+    options = (factor, normalize, self_offset, pair_offset, exclude_pair)
     with torch.cuda.device_of(x):
-        plan = _plan(x)
-        x = x.contiguous()
-        bounded = _bounded(scale, factor, normalize)
-        base2 = x.new_empty(1, dtype=torch.float32)
-        x_norm = _rows(plan, x, normalize, bounded, base2=base2, scale=scale, factor=factor)[0]
-        offsets = (self_offset or 0, pair_offset or 0)
-        common = {
-            "D": plan.d,
-            "PRECISION": plan.precision,
-            "INTERPRETED": plan.device.interpreted,
-        }
-        flags = {"HAS_SELF": self_offset is not None, "EXCLUDE_PAIR": exclude_pair, **common}
-        finish = {"HAS_PAIR": pair_offset is not None, "ROWS": FINISH_ROWS, **common}
-        if y is None and bounded:
-            return _fwd_triangle(plan, x, x_norm, base2, offsets, flags, finish)
-        y_norm = x_norm
-        if y is not None:
-            y = y.contiguous()
-            y_norm = _rows(plan, y, normalize, bounded)[0]
-        sides = (x, x if y is None else y, x_norm, y_norm)
-        return _fwd(plan, *sides, base2, bounded, offsets, flags, finish)
+        # The weights of a mean must not leave float16.
+        problem = _problem(x, y, scale, *options, unbounded=mean and x.dtype == torch.float16)
+        lse = problem.base2.new_empty(len(x))
+        pair = torch.empty_like(lse)
+        column_lse = lse.new_empty(len(y) if columns else 0)
+        means = lse.new_empty(x.shape if mean else 0, dtype=torch.float32)
+        if mean:
+            _fwd_mean(problem, lse, pair, means)
+        elif problem.symmetric and problem.bounded:
+            _fwd_triangle(problem, lse, pair)
+        else:
+            _fwd(problem, lse, pair, column_lse if columns else None)
+    return lse, pair, column_lse, means
 
 
-def _fwd_triangle(plan, x, norm, base2, offsets, flags, finish):
-    m = x.shape[0]
+def _finish_flags(problem: _Problem, tiles: Tiles) -> dict:
+    """Of the passes that take pairs."""
+    return {
+        "HAS_PAIR": problem.has_pair,
+        "ROWS": FINISH_ROWS,
+        "BLOCK_D": problem.plan.block_d(tiles),
+        **{name: problem.flags[name] for name in ("D", "PRECISION", "INTERPRETED")},
+    }
+
+
+def _cut(steps: int, pieces: int) -> tuple[int, int]:
+    """Steps a piece, and pieces that have any."""
+    run = triton.cdiv(steps, pieces)
+    return run, triton.cdiv(steps, run)
+
+
+def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
+    plan, (x, norm, *_), base2 = problem.plan, problem.rows, problem.base2
+    m = len(x)
     tiles = plan.tiles("triangle")
-    finish = {**finish, "BLOCK_D": plan.block_d(tiles)}
     blocks = triton.cdiv(m, tiles.block_m)
     distances = blocks // 2 + 1
     # Very many rows: a group of distances at a time through one buffer.
     group = min(distances, max(1, ROW_SUMS_BYTES // (4 * m)))
     places = plan.device.processors * tiles.per_processor
-    pieces = _pieces(blocks, group, places, 64, 0.0)
-    run = triton.cdiv(group, pieces)
-    pieces = triton.cdiv(group, run)
-    row_sums = norm.new_empty(group, m)
-    column_sums = norm.new_empty(pieces, m)
-    lse = norm.new_empty(m, dtype=torch.float64)
-    pair = torch.empty_like(lse)
+    run, pieces = _cut(group, _pieces(blocks, group, places, 64, 0.0))
+    row_sums = lse.new_empty(group, m, dtype=torch.float32)
+    column_sums = lse.new_empty(pieces, m, dtype=torch.float32)
     for first in range(0, distances, group):
         last = min(first + group, distances)
         _launch(
             _similarity_lse_fwd_triangle_kernel,
             (blocks, pieces),
             *(x, norm, base2, row_sums, column_sums, m, first, last, run),
-            *offsets,
+            *problem.offsets,
             BLOCK=tiles.block_m,
             BLOCK_D=plan.block_d(tiles),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
-            **flags,
+            **problem.flags,
         )
         _launch(
             _similarity_lse_fwd_triangle_finish_kernel,
             (triton.cdiv(m, FINISH_ROWS),),
             *(x, row_sums, column_sums, norm, base2, lse, pair, m),
-            *(first, last, pieces, offsets[1]),
+            *(first, last, pieces, problem.offsets[1]),
             BLOCK=tiles.block_m,
-            SLOTS=32,
+            SLOTS=SLOTS,
             FIRST=first == 0,
             LAST=last == distances,
-            **finish,
+            **_finish_flags(problem, tiles),
         )
-    return lse, pair
 
 
-def _fwd(plan, x, y, x_norm, y_norm, base2, bounded, offsets, flags, finish):
-    m, k = x.shape[0], y.shape[0]
-    tiles = plan.tiles("fwd")
-    finish = {**finish, "BLOCK_D": plan.block_d(tiles)}
+def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None) -> None:
+    plan, rows, columns, base2 = problem[:4]
+    m, k = len(rows.x), len(columns.x)
+    tiles = plan.tiles("fwd exact" if problem.exact else "fwd")
     blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
     places = plan.device.processors * tiles.per_processor
-    pieces = _pieces(blocks, steps, places, 512, 0.0)
-    run = triton.cdiv(steps, pieces)
-    pieces = triton.cdiv(steps, run)
-    sums = x_norm.new_empty(pieces, m)
-    maxima = None if bounded else torch.empty_like(sums)
-    lse = x_norm.new_empty(m, dtype=torch.float64)
-    pair = torch.empty_like(lse)
-    _launch(
-        _similarity_lse_fwd_kernel,
-        (blocks, pieces),
-        *(x, y, x_norm, y_norm, base2, sums, maxima, m, k, run),
-        *offsets,
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BOUNDED=bounded,
-        BLOCK_D=plan.block_d(tiles),
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-        **flags,
-    )
+    run, pieces = _cut(steps, _pieces(blocks, steps, places, 512, 0.0))
+    vectors = (rows.x, columns.x, rows.norm, columns.norm, base2)
+    sums, maxima = _sums(problem, pieces, m)
+    column_sums = column_maxima = None
+    group = blocks
+    if column_lse is not None:
+        # Very many rows: a group of their blocks at a time through one buffer.
+        group = min(group, max(1, ROW_SUMS_BYTES // (2 * problem.wide.itemsize * k)))
+        column_sums, column_maxima = _sums(problem, group, k)
+    for first in range(0, blocks, group):
+        count = min(group, blocks - first)
+        _launch(
+            _similarity_lse_fwd_kernel,
+            (count, pieces),
+            *(*vectors, sums, maxima, column_sums, column_maxima, m, k, first, run),
+            *problem.offsets,
+            BLOCK_M=tiles.block_m,
+            BLOCK_N=tiles.block_n,
+            BLOCK_D=plan.block_d(tiles),
+            BOUNDED=problem.bounded,
+            EXACT=problem.exact,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+            **problem.flags,
+        )
+        if column_lse is not None:
+            _launch(
+                _similarity_lse_fwd_finish_columns_kernel,
+                (triton.cdiv(k, FINISH_ROWS),),
+                *(column_sums, column_maxima, column_lse, k, count),
+                ROWS=FINISH_ROWS,
+                SLOTS=SLOTS,
+                FIRST=first == 0,
+            )
     _launch(
         _similarity_lse_fwd_finish_kernel,
         (triton.cdiv(m, FINISH_ROWS),),
-        *(x, y, sums, maxima, x_norm, y_norm, base2, lse, pair, m, k),
-        *(pieces, offsets[1]),
-        BOUNDED=bounded,
-        **finish,
+        *(rows.x, columns.x, sums, maxima, rows.norm, columns.norm, base2, lse, pair, m, k),
+        *(pieces, problem.offsets[1]),
+        SLOTS=SLOTS,
+        **_finish_flags(problem, tiles),
     )
-    return lse, pair
+
+
+def _sums(problem: _Problem, parts: int, count: int) -> tuple[Tensor, Tensor | None]:
+    """Room for partial sums and, unless there is no need, their maxima."""
+    sums = problem.base2.new_empty(parts, count, dtype=problem.wide)
+    return sums, None if problem.bounded else torch.empty_like(sums)
+
+
+def _grouped(plan: _Plan, tiles: Tiles, m: int, k: int) -> tuple[int, int, int]:
+    """For partial results [pieces, rows, D]: rows at a time, and the columns' steps and pieces."""
+    blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
+    places = plan.device.processors * tiles.per_processor
+    # Very many rows: a group of them at a time through one buffer.
+    group = max(tiles.block_m, SPLITS_BYTES // (4 * plan.d) // tiles.block_m * tiles.block_m)
+    most = max(1, min(64, group // m))
+    # Writing and reading one piece's partial results, in steps of one tile product.
+    cost = 2.0 * m / (tiles.block_m * tiles.block_n)
+    chunks = triton.cdiv(plan.d, plan.block_out)
+    return min(group, m), *_cut(steps, _pieces(blocks * chunks, steps, places, most, cost))
+
+
+def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> None:
+    plan, rows, columns, base2 = problem[:4]
+    m, k = len(rows.x), len(columns.x)
+    tiles = plan.tiles(problem.kind("mean"))
+    group, run, pieces = _grouped(plan, tiles, m, k)
+    sums, maxima = _sums(problem, pieces, m)
+    partial = mean.new_empty(pieces, group, plan.d)
+    for first in range(0, m, group):
+        place = (m, k, first, min(group, m - first))
+        _launch(
+            _similarity_lse_fwd_mean_kernel,
+            (triton.cdiv(place[3], tiles.block_m), pieces, triton.cdiv(plan.d, plan.block_out)),
+            *(rows.x, columns.x, rows.norm, columns.norm, base2, sums, maxima, partial),
+            *(*place, run, *problem.offsets),
+            BLOCK_M=tiles.block_m,
+            BLOCK_N=tiles.block_n,
+            BLOCK_D=plan.block_d(tiles),
+            BLOCK_OUT=plan.block_out,
+            BOUNDED=problem.bounded,
+            EXACT=problem.exact,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+            **problem.flags,
+        )
+        _launch(
+            _similarity_lse_fwd_mean_finish_kernel,
+            (place[3],),
+            *(rows.x, columns.x, sums, maxima, partial, rows.norm, columns.norm, base2),
+            *(lse, pair, mean, *place, pieces, problem.offsets[1]),
+            BLOCK_MEAN=plan.whole_d,
+            SLOTS=max(1, min(SLOTS, 4096 // plan.whole_d)),
+            num_warps=4,
+            **_finish_flags(problem, tiles),
+        )
 
 
 def launch_similarity_lse_bwd(
     d_lse: Tensor,  # [M] f64
     d_pair: Tensor,  # [M] f64
+    d_column_lse: Tensor | None,  # [K] f64
     x: Tensor,  # [M, D]
     y: Tensor | None,  # [K, D]
     scale: Tensor | None,  # []
     lse: Tensor,  # [M] f64
+    column_lse: Tensor | None,  # [K] f64
     factor: float,
     normalize: bool,
     self_offset: int | None,
@@ -272,86 +259,57 @@ def launch_similarity_lse_bwd(
     need_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """d_x, d_y, d_scale like x, y and scale; empty where not needed."""
-    nothing = x.new_empty(0)
+    nothing = d_x = d_y = d_scale = x.new_empty(0)
+    options = (factor, normalize, self_offset, pair_offset, exclude_pair)
     with torch.cuda.device_of(x):
-        plan = _plan(x)
-        x = x.contiguous()
         d_lse, d_pair = d_lse.contiguous(), d_pair.contiguous()
-        bounded = _bounded(scale, factor, normalize)
-        base2 = x.new_empty(1, dtype=torch.float32)
-        facts = _rows(plan, x, normalize, bounded, lse, d_lse, base2, scale, factor)
-        rows = _Side(x, *facts)
-        columns = rows
-        if y is not None:
-            y = y.contiguous()
-            columns = _Side(y, *_rows(plan, y, normalize, bounded))
-        gain = _gain(d_lse, rows, columns) if x.dtype == torch.float16 else None
-        common = (plan, gain, d_pair, base2, (self_offset or 0, pair_offset or 0))
-        flags = {
-            "BOUNDED": bounded,
-            "NORMALIZE": normalize,
-            "HAS_SELF": self_offset is not None,
-            "HAS_PAIR": pair_offset is not None,
-            "EXCLUDE_PAIR": exclude_pair,
-        }
-        d_x = d_y = d_scale = nothing
+        column_sums = None
+        if d_column_lse is not None:
+            column_sums = (column_lse, d_column_lse.contiguous())
+        problem = _problem(x, y, scale, *options, row_sums=(lse, d_lse), column_sums=column_sums)
+        gain = _gain(problem, d_lse, d_column_lse) if x.dtype == torch.float16 else None
         if need_x or need_scale:
-            flags_x = {**flags, "BY_OWN": True, "BY_OTHER": y is None}
-            d_x, d_scale = _bwd(rows, columns, *common, flags_x, need_scale)
+            flags = {"BY_OWN": True, "BY_OTHER": problem.symmetric}
+            d_x, sum_g = _bwd(
+                problem, problem.rows, problem.columns, gain, d_pair, flags, need_scale
+            )
             if need_scale:
-                d_scale = (d_scale * factor).to(scale.dtype)
+                d_scale = (sum_g * factor).to(scale.dtype)
         if need_y:
-            d_y = _bwd(columns, rows, *common, {**flags, "BY_OWN": False, "BY_OTHER": True}, False)[
-                0
-            ]
-    return d_x if need_x else nothing, d_y, d_scale if need_scale else nothing
+            flags = {"BY_OWN": False, "BY_OTHER": True}
+            d_y, _ = _bwd(problem, problem.columns, problem.rows, gain, d_pair, flags, False)
+    return d_x if need_x else nothing, d_y, d_scale
 
 
-class _Side(NamedTuple):
-    """Rows or columns of the matrix, with what the kernels need to know of each vector."""
-
-    x: Tensor
-    norm: Tensor
-    weight: Tensor | None
-    exponent: Tensor | None
-
-
-def _gain(d_lse: Tensor, rows: _Side, columns: _Side) -> Tensor:
+def _gain(problem: _Problem, d_lse: Tensor, d_column_lse: Tensor | None) -> Tensor:
     """A power of two that brings the entries of G into float16's narrow range.
 
-    An entry is at most twice the largest |d_lse| times the largest inverse norm. The limit is
-    2^15; what lies 2^-39 below it is lost, far below the rounding of the rest.
+    An entry is at most two of the largest upstream gradients times the largest inverse norm. The
+    limit is 2^15; what lies 2^-39 below it is lost, far below the rounding of the rest.
     """
-    inverse = torch.maximum(rows.norm.amax(), columns.norm.amax())
-    largest = 2.0 * d_lse.abs().amax() * inverse
+    inverse = torch.maximum(problem.rows.norm.amax(), problem.columns.norm.amax())
+    upstream = d_lse.abs().amax()
+    if d_column_lse is not None:
+        upstream = torch.maximum(upstream, d_column_lse.abs().amax())
+    largest = 2.0 * upstream * inverse
     return torch.exp2((15.0 - torch.log2(largest).ceil()).clamp(-60.0, 60.0)).float()
 
 
-def _bwd(own, other, plan, gain, d_pair, base2, offsets, flags, need_scale):
+def _bwd(
+    problem: _Problem,
+    own: _Side,
+    other: _Side,
+    gain: Tensor | None,
+    d_pair: Tensor,
+    sides: dict[str, bool],
+    need_scale: bool,
+) -> tuple[Tensor, Tensor | None]:
     """The gradient of own vectors, and d_scale/factor if needed."""
-    m, k = own.x.shape[0], other.x.shape[0]
-    bounded = flags["BOUNDED"]
-    common = {
-        "D": plan.d,
-        "INTERPRETED": plan.device.interpreted,
-        "BY_OWN": flags["BY_OWN"],
-        "BY_OTHER": flags["BY_OTHER"],
-    }
-    tiles = plan.tiles("bwd" if bounded else "bwd safe")
-    block_out = plan.whole_d if plan.whole_d <= WIDEST // (plan.width // 2) else 128
-    chunks = triton.cdiv(plan.d, block_out)
-    blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
-    places = plan.device.processors * tiles.per_processor
-    # Very many rows: a group of them at a time through one buffer.
-    group = max(tiles.block_m, SPLITS_BYTES // (4 * plan.d) // tiles.block_m * tiles.block_m)
-    most = max(1, min(64, group // m))
-    # Writing and reading one split's partial gradient, in steps of one tile product.
-    cost = 2.0 * m / (tiles.block_m * tiles.block_n)
-    splits = _pieces(blocks * chunks, steps, places, most, cost)
-    run = triton.cdiv(steps, splits)
-    splits = triton.cdiv(steps, run)
-    group = min(group, m)
-    partial = own.norm.new_empty(splits, group, plan.d)
+    plan, base2 = problem.plan, problem.base2
+    m, k = len(own.x), len(other.x)
+    tiles = plan.tiles(problem.kind("bwd"))
+    group, run, splits = _grouped(plan, tiles, m, k)
+    partial = base2.new_empty(splits, group, plan.d, dtype=torch.float32)
     d_x = torch.empty_like(own.x)
     terms = []
     for first in range(0, m, group):
@@ -360,34 +318,35 @@ def _bwd(own, other, plan, gain, d_pair, base2, offsets, flags, need_scale):
         place = (m, k, first, count)
         _launch(
             _similarity_lse_bwd_kernel,
-            (triton.cdiv(count, tiles.block_m), splits, chunks),
+            (triton.cdiv(count, tiles.block_m), splits, triton.cdiv(plan.d, plan.block_out)),
             *(own.x, other.x, own.norm, other.norm),
             *(own.weight, own.exponent, other.weight, other.exponent),
-            *(gain, base2, partial, d_scale, *place, run, *offsets),
+            *(gain, base2, partial, d_scale, *place, run, *problem.offsets),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
-            BLOCK_OUT=block_out,
-            BOUNDED=bounded,
-            HAS_SELF=flags["HAS_SELF"],
-            EXCLUDE_PAIR=flags["EXCLUDE_PAIR"],
-            PRECISION=plan.precision,
+            BLOCK_OUT=plan.block_out,
+            BOUNDED=problem.bounded,
+            EXACT=problem.exact,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
-            **common,
+            **sides,
+            **problem.flags,
         )
         _launch(
             _similarity_lse_bwd_finish_kernel,
             (triton.cdiv(count, plan.rows),),
             *(partial, own.x, other.x, own.norm, other.norm, d_pair, base2, d_x, d_scale),
-            *(*place, splits, offsets[1]),
+            *(*place, splits, problem.offsets[1]),
+            D=plan.d,
             BLOCK_D=plan.whole_d,
             ROWS=plan.rows,
-            NORMALIZE=flags["NORMALIZE"],
-            HAS_PAIR=flags["HAS_PAIR"],
+            NORMALIZE=problem.normalize,
+            HAS_PAIR=problem.has_pair,
+            INTERPRETED=plan.device.interpreted,
             num_warps=4,
-            **common,
+            **sides,
         )
         if need_scale:
             terms.append(d_scale.sum(dtype=torch.float64))
-    return d_x, sum(terms)
+    return d_x, sum(terms) if need_scale else None

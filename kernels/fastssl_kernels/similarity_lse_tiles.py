@@ -1,14 +1,12 @@
-"""What the forward and backward kernels of ``similarity_lse`` share: tiles, masks, row facts."""
+"""What the kernels of ``similarity_lse`` share: loads, products and masks of tiles."""
 
 import triton
 import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
-# Rows with a smaller norm count as zero vectors, as in the reference.
-NORM_EPS: tl.constexpr = tl.constexpr(1e-12)
-# Products of longer rows could leave float32: better NaN than a finite number that is wrong.
-NORM_MAX: tl.constexpr = tl.constexpr(1e18)
+# A floor for running maxima that is finite, so that −inf − floor is −inf and not NaN.
+LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
 
 
 @triton.jit
@@ -37,16 +35,19 @@ def gather_rows(ptr, rows, features, inside, D: tl.constexpr, BLOCK_D: tl.conste
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
-    """``acc + a·b``, accumulated in float32."""
-    if INTERPRETED:
+    """``acc + a·b``; a float64 ``acc`` asks for float64 products."""
+    if acc.dtype == tl.float64:
+        a = a.to(tl.float64)
+        b = b.to(tl.float64)
+    elif INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision=PRECISION)
+    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
 
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
-    """float32 ``x`` rounded to nearest in ``dtype``."""
+    """``x`` rounded to nearest in ``dtype``."""
     if INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
@@ -70,9 +71,10 @@ def products_by_chunks(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
+    ACC: tl.constexpr = tl.float32,
 ):
     """Raw products of two row blocks too wide to be held whole."""
-    raw = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    raw = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     for d in range(0, D, BLOCK_D):
         features = d + tl.arange(0, BLOCK_D)
         x = load_rows(x_ptr, x_first, x_local, features, M, D, BLOCK_D)  # [BM, BD]
@@ -110,67 +112,34 @@ def allowed_entries(
 
 
 @triton.jit
-def _similarity_lse_rows_kernel(
-    x_ptr,  # [M, D]
-    inverse_norm_ptr,  # [M] f32
-    lse_ptr,  # [M] f64, or None in the forward
-    d_lse_ptr,  # [M] f64, or None in the forward
-    weight_ptr,  # [M] f32
-    exponent_ptr,  # [M] f32, unless BOUNDED
-    scale_ptr,  # [], or None for 1
-    base2_ptr,  # [1] f32, or None
-    factor,
+def mask(
+    values,
+    fill,
+    rows,
+    row_first,
     M,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    BOUNDED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    columns,
+    column_first,
+    K,
+    BLOCK_N: tl.constexpr,
+    self_offset,
+    pair_offset,
+    HAS_SELF: tl.constexpr,
+    EXCLUDE_PAIR: tl.constexpr,
 ):
-    """What every tile needs to know of a row: its inverse norm and, for gradients, its weight.
+    """``values`` of a tile, with ``fill`` for entries that belong to no sum; most tiles have none.
 
-    A row's softmax is ``exp(logit − lse) = 2^(t − exponent) · 2^(exponent − lse2)`` in base 2. The
-    exponent is a whole number, so the subtraction from t loses nothing, and the second
-    factor, taken here in float64, carries the digits of lse that float32 has no room for.
-
-    Besides: the one value of scale · factor · log2(e) that all later passes use. A logit t is the
-    product of two vectors times that, rounded to float32 the same way wherever it is computed, so
-    that differences of large logits keep their digits.
+    Rows and columns come ready to broadcast: a tile may hold its rows along either dimension.
     """
-    if base2_ptr is not None and tl.program_id(0) == 0:
-        base2 = tl.cast(factor, tl.float64) * LOG2E
-        if scale_ptr is not None:
-            base2 *= tl.load(scale_ptr).to(tl.float64)
-        tl.store(base2_ptr, base2.to(tl.float32))
-    first = tl.program_id(0) * ROWS
-    local = tl.arange(0, ROWS)
-    rows = first + local
-    inside = rows < M
-
-    x = load_rows(x_ptr, first, local, tl.arange(0, BLOCK_D), M, D, BLOCK_D).to(tl.float32)
-    largest = tl.max(tl.abs(x), 1)
-    unit = tl.where(largest > 0, largest, 1.0)  # keeps the squares in range
-    x = x / unit[:, None]
-    squares = tl.sum(x * x, 1)  # NaN for a NaN anywhere, and for inf/inf
-    if NORMALIZE:
-        norm = unit * tl.sqrt_rn(squares)
-        inverse = tl.where(norm < NORM_EPS, 0.0, 1.0 / norm)
-        inverse = tl.where(norm <= NORM_MAX, inverse, float("nan"))
-    else:
-        inverse = tl.where(squares >= 0, 1.0, float("nan"))
-    tl.store(inverse_norm_ptr + rows, inverse, mask=inside)
-
-    if lse_ptr is not None:
-        lse = tl.load(lse_ptr + rows, mask=inside, other=0.0) * LOG2E
-        nothing = lse == float("-inf")
-        lse = tl.where(nothing, 0.0, lse)
-        exponent = tl.floor(lse + 0.5)
-        rest = tl.exp2((exponent - lse).to(tl.float32))
-        weight = tl.load(d_lse_ptr + rows, mask=inside, other=0.0) * rest.to(tl.float64)
-        weight = tl.where(nothing, 0.0, weight).to(tl.float32)
-        exponent = exponent.to(tl.float32)
-        if BOUNDED:
-            weight = weight * tl.exp2(-exponent)
-        else:
-            tl.store(exponent_ptr + rows, exponent, mask=inside)
-        tl.store(weight_ptr + rows, weight, mask=inside)
+    special = (row_first + BLOCK_M > M) | (column_first + BLOCK_N > K)
+    if HAS_SELF:
+        special = special | crosses(row_first, column_first, self_offset, K, BLOCK_M, BLOCK_N)
+    if EXCLUDE_PAIR:
+        special = special | crosses(row_first, column_first, pair_offset, K, BLOCK_M, BLOCK_N)
+    if special:
+        allowed = allowed_entries(
+            rows, columns, M, K, self_offset, pair_offset, HAS_SELF, EXCLUDE_PAIR
+        )
+        values = tl.where(allowed, values, fill)
+    return values
