@@ -134,7 +134,8 @@ def free_memory(device: str) -> float:
 def step(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Forward and backward: the loss and the gradient of every input that requires one."""
     loss = function(*inputs)
-    return (loss, *torch.autograd.grad(loss, [t for t in inputs if t.requires_grad]))
+    learning = [t for t in inputs if t.requires_grad]
+    return (loss, *torch.autograd.grad(loss, learning)) if learning else (loss,)
 
 
 def errors(result: tuple[Tensor, ...], truth: Answer) -> tuple[float, float]:

@@ -105,6 +105,9 @@ def test_csrc_knows_nothing_of_python():
             assert "pybind11" not in path.read_text()
 
 
+WITHOUT_GRADIENT = {"similarity_topk"}
+
+
 @pytest.mark.parametrize("op", backends.ops())
 def test_every_op_has_its_rooms(op):
     from fastssl import ops, reference
@@ -119,7 +122,7 @@ def test_every_op_has_its_rooms(op):
         assert list((ROOT / "csrc/cpu").glob(f"{op}*.cpp"))
     if "triton" in implemented:
         assert list((ROOT / "kernels/fastssl_kernels").glob(f"{op}*.py"))
-    for suffix in ("fwd", "bwd"):
+    for suffix in ("fwd",) if op in WITHOUT_GRADIENT else ("fwd", "bwd"):
         name = f"fastssl::{op}_{suffix}"
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"), f"{name} has no fake"
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
