@@ -3,24 +3,24 @@
 import triton
 import triton.language as tl
 
-from fastssl_kernels.similarity_lse_fwd import _store_pairs
+from fastssl_kernels.similarity_lse_join import _store_pairs, join
 from fastssl_kernels.similarity_lse_tiles import (
-    allowed_entries,
-    crosses,
+    LN2,
     dot,
     load_rows,
+    mask,
     narrow,
     products_by_chunks,
 )
 
 
 @triton.jit
-def _value(tensor_ptr, number):
-    """A scalar that came as a 0-dim tensor or as a number."""
-    if tensor_ptr is None:
-        return tl.cast(number, tl.float32)
-    else:
-        return tl.load(tensor_ptr).to(tl.float32)
+def _bias(bias_ptr, shift):
+    """The bias, which came as a 0-dim tensor or as a number."""
+    bias = tl.full([], 0.0, tl.float64) + shift
+    if bias_ptr is not None:
+        bias += tl.load(bias_ptr).to(tl.float64)
+    return bias.to(tl.float32)
 
 
 @triton.jit
@@ -56,13 +56,12 @@ def sigmoid(t):
 def _similarity_softplus_fwd_kernel(
     x_ptr,  # [M, D]
     y_ptr,  # [K, D]
-    row_norm_ptr,  # [M] f32
-    column_norm_ptr,  # [K] f32
-    scale_ptr,  # [], or None for factor
-    bias_ptr,  # [], or None for shift
+    row_norm_ptr,  # [M]
+    column_norm_ptr,  # [K]
+    base2_ptr,  # [1] f64
+    bias_ptr,  # [], or None for 0
     sums_ptr,  # [segments, M] f32
-    factor,
-    shift,
+    shift: tl.float64,  # added to the bias
     M,
     K,
     run,
@@ -85,8 +84,8 @@ def _similarity_softplus_fwd_kernel(
     end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
 
     norm = tl.load(row_norm_ptr + rows, mask=rows < M, other=0.0)
-    row_coefficient = _value(scale_ptr, factor) * norm  # [BM]
-    bias = _value(bias_ptr, shift)
+    row_coefficient = (tl.load(base2_ptr) * LN2 * norm).to(tl.float32)  # [BM]
+    bias = _bias(bias_ptr, shift)
     if BLOCK_D >= D:
         features = tl.arange(0, BLOCK_D)
         x = load_rows(x_ptr, row_first, local_m, features, M, D, BLOCK_D)  # [BM, BD]
@@ -103,15 +102,12 @@ def _similarity_softplus_fwd_kernel(
                 x_ptr, row_first, local_m, M, y_ptr, column_first, local_n, K,
                 D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
-        terms = softplus(raw * (row_coefficient[:, None] * column_norm[None, :]) + bias)  # [BM, BN]
-        special = column_first + BLOCK_N > K
-        if EXCLUDE_PAIR:
-            special = special | crosses(row_first, column_first, pair_offset, K, BLOCK_M, BLOCK_N)
-        if special:
-            allowed = allowed_entries(
-                rows[:, None], columns[None, :], M, K, 0, pair_offset, False, EXCLUDE_PAIR
-            )
-            terms = tl.where(allowed, terms, 0.0)
+        coefficient = row_coefficient[:, None] * column_norm.to(tl.float32)[None, :]
+        terms = mask(
+            softplus(raw * coefficient + bias), 0.0,
+            rows[:, None], row_first, M, BLOCK_M, columns[None, :], column_first,
+            K, BLOCK_N, 0, pair_offset, False, EXCLUDE_PAIR,
+        )  # fmt: skip
         sums += tl.sum(terms, 1)
     tl.store(sums_ptr + tl.cast(segment, tl.int64) * M + rows, sums, mask=rows < M)
 
@@ -120,10 +116,10 @@ def _similarity_softplus_fwd_kernel(
 def _similarity_softplus_fwd_finish_kernel(
     x_ptr,  # [M, D]
     y_ptr,  # [K, D]
+    row_norm_ptr,  # [M]
+    column_norm_ptr,  # [K]
+    base2_ptr,  # [1] f64
     sums_ptr,  # [segments, M] f32
-    row_norm_ptr,  # [M] f32
-    column_norm_ptr,  # [K] f32
-    base2_ptr,  # [1] f32
     total_ptr,  # [M] f64
     pair_ptr,  # [M] f64, without the bias
     M,
@@ -133,6 +129,7 @@ def _similarity_softplus_fwd_finish_kernel(
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    SLOTS: tl.constexpr,
     HAS_PAIR: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -144,10 +141,8 @@ def _similarity_softplus_fwd_finish_kernel(
         D, ROWS, BLOCK_D, HAS_PAIR, PRECISION, INTERPRETED,
     )  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros([ROWS], tl.float64)
-    for segment in range(0, segments):
-        place = tl.cast(segment, tl.int64) * M + rows
-        total += tl.load(sums_ptr + place, mask=rows < M, other=0.0).to(tl.float64)
+    zero = tl.zeros([ROWS], tl.float64)
+    total, _ = join(zero, zero, sums_ptr, None, segments, rows, M, SLOTS)
     tl.store(total_ptr + rows, total, mask=rows < M)
 
 
@@ -155,17 +150,16 @@ def _similarity_softplus_fwd_finish_kernel(
 def _similarity_softplus_bwd_kernel(
     own_ptr,  # [M, D] the vectors whose gradient this is
     other_ptr,  # [K, D]
-    own_norm_ptr,  # [M] f32
-    other_norm_ptr,  # [K] f32
-    scale_ptr,  # [], or None for factor
-    bias_ptr,  # [], or None for shift
+    own_norm_ptr,  # [M]
+    other_norm_ptr,  # [K]
+    base2_ptr,  # [1] f64
+    bias_ptr,  # [], or None for 0
     weight_ptr,  # [M] if BY_OWN, else [K]: d_total of the rows, f64
     gain_ptr,  # [] f32, or None for 1
     d_own_ptr,  # [splits, count, D] f32
     d_scale_ptr,  # [splits + 1, count] f32, or None
     d_bias_ptr,  # [splits, count] f32, or None
-    factor,
-    shift,
+    shift: tl.float64,  # added to the bias
     M,
     K,
     first_own,
@@ -198,8 +192,8 @@ def _similarity_softplus_bwd_kernel(
     end = tl.minimum(begin + run, tl.cdiv(K, BLOCK_N))
 
     own_norm = tl.load(own_norm_ptr + own, mask=inside, other=0.0)  # [BM]
-    own_coefficient = _value(scale_ptr, factor) * own_norm
-    bias = _value(bias_ptr, shift)
+    own_coefficient = (tl.load(base2_ptr) * LN2 * own_norm).to(tl.float32)
+    bias = _bias(bias_ptr, shift)
     gain = 1.0
     if gain_ptr is not None:
         gain = tl.load(gain_ptr)
@@ -226,33 +220,23 @@ def _similarity_softplus_bwd_kernel(
             out_features = out_first + tl.arange(0, BLOCK_OUT)
             y = load_rows(other_ptr, other_first, local_n, out_features, K, D, BLOCK_OUT)
         other_norm = tl.load(other_norm_ptr + other, mask=other < K, other=0.0)  # [BN]
+        other_norm = other_norm.to(tl.float32)
         g = sigmoid(raw * (own_coefficient[:, None] * other_norm[None, :]) + bias)  # [BM, BN]
         if BY_OWN:
             g *= own_weight[:, None]
         else:
             weight = tl.load(weight_ptr + other, mask=other < K, other=0.0).to(tl.float32) * gain
             g *= weight[None, :]
-
-        special = other_first + BLOCK_N > K
-        if EXCLUDE_PAIR:
-            if BY_OWN:
-                special = special | crosses(
-                    own_first, other_first, pair_offset, K, BLOCK_M, BLOCK_N
-                )
-            else:
-                special = special | crosses(
-                    other_first, own_first, pair_offset, M, BLOCK_N, BLOCK_M
-                )
-        if special:
-            if BY_OWN:
-                allowed = allowed_entries(
-                    own[:, None], other[None, :], M, K, 0, pair_offset, False, EXCLUDE_PAIR
-                )
-            else:
-                allowed = allowed_entries(
-                    other[None, :], own[:, None], K, M, 0, pair_offset, False, EXCLUDE_PAIR
-                )
-            g = tl.where(allowed, g, 0.0)
+        if BY_OWN:
+            g = mask(
+                g, 0.0, own[:, None], own_first, M, BLOCK_M, other[None, :], other_first,
+                K, BLOCK_N, 0, pair_offset, False, EXCLUDE_PAIR,
+            )  # fmt: skip
+        else:
+            g = mask(
+                g, 0.0, other[None, :], other_first, K, BLOCK_N, own[:, None], own_first,
+                M, BLOCK_M, 0, pair_offset, False, EXCLUDE_PAIR,
+            )  # fmt: skip
         if d_bias_ptr is not None:
             d_bias += tl.sum(g, 1)
         g *= other_norm[None, :]

@@ -6,7 +6,7 @@ Most cases use small tiles, as in test_similarity_lse_triton.py.
 from __future__ import annotations
 
 import fastssl_kernels.similarity_lse as shared
-import fastssl_kernels.similarity_softplus as kernels
+import fastssl_kernels.similarity_lse_plan as plan
 import pytest
 import torch
 
@@ -25,10 +25,9 @@ DTYPES = pytest.mark.parametrize("dtype", list(GRADIENT), ids=lambda d: str(d)[6
 @pytest.fixture
 def small(monkeypatch):
     """Tiles of 16 and little parallelism, whatever the chip."""
-    tiles = {
-        key: shared.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shared.TILES[True].items()
-    }
-    monkeypatch.setattr(shared, "TILES", {True: tiles, False: tiles})
+    shipped = plan.TILES[True]
+    tiles = {key: plan.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shipped.items()}
+    monkeypatch.setattr(plan, "TILES", {True: tiles, False: tiles})
 
 
 def rows(m, d, dtype=torch.float32, seed=0):
@@ -164,7 +163,7 @@ def test_not_contiguous():
 @pytest.mark.usefixtures("small")
 def test_groups_of_very_many_rows(monkeypatch):
     """A buffer too small for the gradients of all rows at once."""
-    monkeypatch.setattr(kernels, "SPLITS_BYTES", 32 * 4 * 12)
+    monkeypatch.setattr(shared, "SPLITS_BYTES", 32 * 4 * 12)
     x, y = rows(70, 12), rows(40, 12, seed=1)
     check(x, y, scalar(5.0), scalar(-3.0), normalize=True, pair_offset=2, exclude_pair=True)
 
