@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastssl_kernels.similarity_lse import _launch, _pieces, _plan, _rows
+from fastssl_kernels.similarity_lse_plan import _find_facts, _launch, _pieces, _plan
 from fastssl_kernels.similarity_lse_shapes import Tiles
 from fastssl_kernels.similarity_lse_tiles import dot, load_rows, products_by_chunks
 
@@ -225,9 +225,11 @@ def launch_similarity_topk_fwd(
         plan = _plan(queries)
         tiles = TILES[plan.device.hopper, plan.width]
         queries, bank = queries.contiguous(), bank.contiguous()
-        norms: list[Tensor | None] = [None, None]
+        x_norm = y_norm = None
         if normalize:
-            norms = [_rows(plan, x, True, True)[0] for x in (queries, bank)]
+            x_norm, y_norm = (x.new_empty(len(x), dtype=torch.float32) for x in (queries, bank))
+            facts = ((x, norm, *[None] * 4) for x, norm in ((queries, x_norm), (bank, y_norm)))
+            _find_facts(plan, *facts, scale=None, base2=None, factor=1.0, normalize=True)
         values = queries.new_empty(len(queries), k, dtype=torch.float32)
         indices = queries.new_empty(len(queries), k, dtype=torch.int64)
         # Very many queries: a group of them at a time through one buffer.
@@ -235,8 +237,7 @@ def launch_similarity_topk_fwd(
         group = max(1, BYTES // (8 * room) // tiles.block_m) * tiles.block_m
         for first in range(0, len(queries), group):
             own = slice(first, first + group)
-            x_norm = norms[0][own] if normalize else None
-            sides = (queries[own], bank, x_norm, norms[1])
+            sides = (queries[own], bank, None if x_norm is None else x_norm[own], y_norm)
             _fwd(plan, tiles, *sides, values[own], indices[own], room, group)
     return values, indices
 

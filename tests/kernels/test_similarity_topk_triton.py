@@ -5,7 +5,7 @@ Most cases use small tiles: several blocks, segments and trims, ragged at every 
 
 from __future__ import annotations
 
-import fastssl_kernels.similarity_lse as shared
+import fastssl_kernels.similarity_lse_plan as shared
 import fastssl_kernels.similarity_topk as kernels
 import pytest
 import torch
@@ -26,7 +26,7 @@ NAN, INF = float("nan"), float("inf")
 @pytest.fixture
 def small(monkeypatch):
     """Tiles of 16 and little parallelism, whatever the chip."""
-    tiles = dict.fromkeys(kernels.TILES, shared.Tiles(16, 16, 4, 2, step=32))
+    tiles = dict.fromkeys(kernels.TILES, kernels.Tiles(16, 16, 4, 2, step=32))
     monkeypatch.setattr(kernels, "TILES", tiles)
 
 
@@ -144,6 +144,17 @@ def test_infinities_zeros_and_a_bank_of_nothing_but_nan():
     values, indices = triton(torch.zeros(3, 2, device=DEVICE), rows(70, 2), 5, normalize=True)
     assert not values.any()
     assert torch.equal(indices, torch.arange(5, device=DEVICE).expand(3, 5))
+
+
+@pytest.mark.usefixtures("small")
+def test_very_long_and_very_short_rows_only_have_a_direction():
+    queries, bank = rows(5, 9), rows(40, 9, seed=1)
+    bank[7] = 0
+    right, order = reference(queries.double(), bank.double(), 40, normalize=True)
+    lengths = 10.0 ** torch.linspace(-11, 16, 40, device=DEVICE)[:, None]
+    values, indices = triton(queries * 1e-6, bank * lengths, 40, normalize=True)
+    assert (values - right).abs().max() <= 2.0**-21
+    assert torch.equal(indices, order)
 
 
 @pytest.mark.usefixtures("small")
