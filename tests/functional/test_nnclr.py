@@ -45,6 +45,30 @@ def test_is_the_formula(backend, dtype):
             )  # fmt: skip
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_plain_dot_products(backend):
+    p, z = views("related", 14, 6)
+    queue = queue_of(6) * torch.linspace(0.1, 3, 83)[:, None]  # the longest are often nearest
+    nearest = queue[(z.double() @ queue.double().T).argmax(1)]
+    assert not torch.equal(nearest, queue[neighbours(z, queue)])
+    right = plain(nearest.double(), lambda x, y: x @ y.T, p.double(), 0.5)
+    with fastssl.use_backend(backend):
+        rows = rows_of(p, z, queue, 0.5, normalize=False)
+    torch.testing.assert_close(rows.double(), right, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_stays_visible(backend):
+    for argument in range(3):
+        inputs = [*views("related", 14, 6), queue_of(6)]
+        inputs[argument][3, 2] = float("nan")
+        inputs[0].requires_grad_()
+        with fastssl.use_backend(backend):
+            loss = nnclr(*inputs)
+            # A NaN projection only has another neighbour.
+            assert loss.isnan() == (argument != 1)
+
+
 def test_neither_projection_nor_queue_receives_a_gradient():
     p, z = (x.requires_grad_() for x in views("related", 12, 7))
     queue = queue_of(7).requires_grad_()
