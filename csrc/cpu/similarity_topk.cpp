@@ -3,26 +3,18 @@
 #include "cpu/similarity_topk.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
-#include <memory>
-#include <new>
 #include <tuple>
 #include <vector>
 
-#include "shared/isa.h"
+#include "cpu/binding.h"
 
 namespace fastssl {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-const TopkKernels& kernels() {
+const TopkKernels& topk_kernels() {
 #if defined(__x86_64__)
   if (selected_isa() == Isa::avx512) return avx512::similarity_topk;
   if (selected_isa() == Isa::avx2) return avx2::similarity_topk;
@@ -42,7 +34,7 @@ void select(uint64_t* keys, int64_t count, int64_t k) {
 // Cuts the work so that every thread has a few pieces: into fewer queries a piece, which costs
 // more packing of the bank, then into segments of the bank, which costs more selecting.
 void cut(TopkProblem& p, int64_t threads) {
-  const auto& kernel = kernels();
+  const auto& kernel = topk_kernels();
   const int64_t queries = p.queries.count, rows = p.bank.count;
   // Selecting is rare where there is room for as many keys again, and a panel's come at once.
   p.capacity = p.k + std::max<int64_t>(16, std::min(p.k, rows - p.k)) + kernel.columns;
@@ -67,7 +59,8 @@ struct Source {
     if (!normalize) return;
     inv_norm.resize(size_t(rows.size(0)));
     torch::stable::parallel_for(0, rows.size(0), 1024, [&](int64_t begin, int64_t end) {
-      kernels().norms(rows.const_data_ptr(), element(), rows.size(1), begin, end, inv_norm.data());
+      topk_kernels().norms(rows.const_data_ptr(), element(), rows.size(1), begin, end,
+                           inv_norm.data());
     });
   }
   static bool is_narrow(const Tensor& t) {
@@ -99,16 +92,10 @@ std::tuple<Tensor, Tensor> forward(Tensor queries, Tensor bank, int64_t k, bool 
   auto* out = static_cast<int64_t*>(indices.mutable_data_ptr());
   std::vector<uint64_t> several(p.segments == 1 ? 0 : size_t(count * p.segments * k));
   p.found = several.empty() ? reinterpret_cast<uint64_t*>(out) : several.data();
-  const int64_t workers = std::min(threads, p.blocks * p.segments), each = kernels().scratch(p);
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  const std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, size_t(workers * each)));
-  if (!scratch) throw std::bad_alloc();
-  p.scratch = static_cast<char*>(scratch.get());
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (; begin < end; ++begin) kernels().work(&p);
-  });
+  const int64_t workers = std::min(threads, p.blocks * p.segments);
+  const Buffer<char> memory = allocate<char>(workers * topk_kernels().scratch(p));
+  p.scratch = memory.get();
+  parallel(workers, topk_kernels().work, &p);
 
   auto* value = static_cast<float*>(values.mutable_data_ptr());
   torch::stable::parallel_for(0, count, small ? count : 64, [&](int64_t begin, int64_t end) {
