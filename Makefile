@@ -23,7 +23,7 @@ train: install
 	$(BIN)/fastssl train simclr
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: install
 	$(BIN)/fastssl bench

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -126,7 +126,26 @@ class InfoNCELoss(_Loss):
         )
 
 
-class CLIPLoss(_Loss):
+class _ImageTextLoss(_Loss):
+    loss: Callable[..., Tensor]
+
+    def __init__(self, *, group: Group = None, ring: bool = False) -> None:
+        super().__init__(group, ring)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+    ) -> Tensor:
+        """The mean over pairs; features of shape [N, D], normalised."""
+        return self.loss(
+            image_features, text_features, logit_scale, logit_bias=logit_bias, **self.over
+        )
+
+
+class CLIPLoss(_ImageTextLoss):
     """CLIP's loss with open_clip's call: ``CLIPLoss()(image_features, text_features, scale)``.
 
     See :func:`fastssl.functional.clip_loss` for the formula, shapes, dtypes and errors.
@@ -135,23 +154,10 @@ class CLIPLoss(_Loss):
         group, ring: as of the function.
     """
 
-    def __init__(self, *, group: Group = None, ring: bool = False) -> None:
-        super().__init__(group, ring)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: float | Tensor,
-        logit_bias: float | Tensor | None = None,
-    ) -> Tensor:
-        """The mean over both directions; features of shape [N, D], normalised."""
-        return clip_loss(
-            image_features, text_features, logit_scale, logit_bias=logit_bias, **self.over
-        )
+    loss = staticmethod(clip_loss)
 
 
-class SigLIPLoss(_Loss):
+class SigLIPLoss(_ImageTextLoss):
     """SigLIP's loss with open_clip's call: ``SigLIPLoss()(image_features, text_features, scale)``.
 
     See :func:`fastssl.functional.siglip_loss` for the formula, shapes, dtypes and errors.
@@ -160,20 +166,7 @@ class SigLIPLoss(_Loss):
         group, ring: as of the function.
     """
 
-    def __init__(self, *, group: Group = None, ring: bool = False) -> None:
-        super().__init__(group, ring)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: float | Tensor,
-        logit_bias: float | Tensor | None = None,
-    ) -> Tensor:
-        """The mean over images of the sum over texts; features of shape [N, D], normalised."""
-        return siglip_loss(
-            image_features, text_features, logit_scale, logit_bias=logit_bias, **self.over
-        )
+    loss = staticmethod(siglip_loss)
 
 
 class NNCLRLoss(_Loss):

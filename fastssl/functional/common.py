@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.distributed import Local
-from fastssl.ops.similarity_lse import FLOATS
+from fastssl.ops.checks import FLOATS
 from fastssl.reference.similarity_lse import NORM_EPS
 
 Reduction = Literal["mean", "sum", "none"]

@@ -8,9 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from fastssl import backends
 from fastssl import reference as references
+from fastssl.ops.checks import check_matrix
 from fastssl.ops.library import define
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def similarity_lse(
@@ -57,7 +56,7 @@ def similarity_lse(
             columns, no features, an offset outside [0, K).
         BackendError: a backend was asked for that cannot serve these tensors.
     """
-    _check(x, y, scale, self_offset, pair_offset, exclude_pair)
+    check_matrix(x, y, scale, self_offset, pair_offset, exclude_pair)
     lse, pair, _ = _similarity_lse(
         x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns=False
     )
@@ -85,7 +84,7 @@ def similarity_lse_both(
     """
     if y is None:
         raise ValueError("y must be a tensor: with y=None rows and columns have the same sums")
-    _check(x, y, scale, self_offset, pair_offset, exclude_pair)
+    check_matrix(x, y, scale, self_offset, pair_offset, exclude_pair)
     return _similarity_lse(
         x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns=True
     )
@@ -189,51 +188,6 @@ def _bwd_from_mean(
         direction = (direction - rows * along) * inverse
     gain = factor if scale is None else scale * factor
     return (direction * gain).to(x.dtype), d_scale
-
-
-def _check(x, y, scale, self_offset, pair_offset, exclude_pair) -> None:
-    for name, tensor in (("x", x), ("y", y)):
-        if tensor is None and name == "y":
-            continue
-        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(
-                f"{name} must be a float32, bfloat16, float16 or float64 tensor, not {got}"
-            )
-        if tensor.dim() != 2 or 0 in tensor.shape:
-            raise ValueError(
-                f"{name} must have shape [rows, features], neither zero, not {list(tensor.shape)}"
-            )
-    if y is not None:
-        if y.dtype != x.dtype:
-            raise TypeError(f"y must have the dtype of x, {x.dtype}, not {y.dtype}")
-        if y.device != x.device:
-            raise ValueError(f"y must be on the device of x, {x.device}, not {y.device}")
-        if y.shape[1] != x.shape[1]:
-            raise ValueError(f"y must have the width of x, {x.shape[1]}, not {y.shape[1]}")
-    if isinstance(scale, Tensor) and (scale.dim() != 0 or not scale.dtype.is_floating_point):
-        raise ValueError(
-            f"scale must be a float or a 0-dim floating-point tensor, "
-            f"not {scale.dtype} of shape {list(scale.shape)}"
-        )
-    if isinstance(scale, Tensor) and scale.device != x.device:
-        raise ValueError(f"scale must be on the device of x, {x.device}, not {scale.device}")
-    columns = (x if y is None else y).shape[0]
-    for name, offset in (("self_offset", self_offset), ("pair_offset", pair_offset)):
-        if offset is not None and not 0 <= offset < columns:
-            raise ValueError(f"{name} must lie in [0, {columns}), not {offset}")
-    if exclude_pair and pair_offset is None:
-        raise ValueError("exclude_pair needs a pair_offset")
-    if y is None:
-        # The symmetric path needs a symmetric set of excluded entries.
-        excluded = [self_offset] if self_offset is not None else []
-        excluded += [pair_offset] if exclude_pair else []
-        for offset in excluded:
-            if 2 * offset % columns:
-                raise ValueError(
-                    f"with y=None an excluded offset must be 0 or half the rows, not {offset} of "
-                    f"{columns}; pass y=x for any other"
-                )
 
 
 _OPTIONS = (

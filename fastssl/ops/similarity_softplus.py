@@ -8,8 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from fastssl import backends
 from fastssl import reference as references
+from fastssl.ops.checks import check_matrix
 from fastssl.ops.library import define
-from fastssl.ops.similarity_lse import _check as check_matrix
 
 
 def similarity_softplus(

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fastssl import backends
 from fastssl import reference as references
+from fastssl.ops.checks import check_rows
 from fastssl.ops.library import define
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BLOCK = 1 << 24  # similarities that the fallback writes at a time
 
 
@@ -31,7 +31,8 @@ def similarity_topk(
         queries: shape [Q, D]; float32, bfloat16, float16 (float64 is served by the reference).
         bank: shape [K, D], dtype and device of ``queries``.
         k: how many, 1 to K; on CUDA at most 1,024.
-        normalize: take cosine similarities. Rows shorter than 1e-12 count as zero vectors.
+        normalize: take cosine similarities. Rows shorter than 1e-12 count as zero vectors, and on
+            CUDA those longer than 1e18 as NaN.
 
     Returns:
         ``(values, indices)``, each [Q, k], the largest value first: float32 (float64 for float64
@@ -54,28 +55,10 @@ def similarity_topk(
 
 
 def _check(queries, bank, k) -> None:
+    check_rows(queries=queries, bank=bank)
     for name, tensor in (("queries", queries), ("bank", bank)):
-        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(
-                f"{name} must be a float32, bfloat16, float16 or float64 tensor, not {got}"
-            )
-        if tensor.dim() != 2 or 0 in tensor.shape:
-            raise ValueError(
-                f"{name} must have shape [rows, features], neither zero, not {list(tensor.shape)}"
-            )
         if tensor.shape[0] >= 2**31:
             raise ValueError(f"{name} must have fewer than 2^31 rows, not {tensor.shape[0]}")
-    if bank.dtype != queries.dtype:
-        raise TypeError(f"bank must have the dtype of queries, {queries.dtype}, not {bank.dtype}")
-    if bank.device != queries.device:
-        raise ValueError(
-            f"bank must be on the device of queries, {queries.device}, not {bank.device}"
-        )
-    if bank.shape[1] != queries.shape[1]:
-        raise ValueError(
-            f"bank must have the width of queries, {queries.shape[1]}, not {bank.shape[1]}"
-        )
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"k must be an int, not {type(k).__name__}")
     if not 1 <= k <= bank.shape[0]:
