@@ -9,6 +9,7 @@ TEXTS = {
     "ratio": "times faster than {provider}",
     "of_floor": "of the floor",
     "p50": "ms",
+    "graph_ms": "ms in a CUDA graph",
     "graph_ratio": "times faster than {provider}, both in a CUDA graph",
     "memory_mib": "MiB above inputs",
 }
@@ -57,6 +58,9 @@ def report(judged: list[dict[str, Any]]) -> str:
         for goal in judged
         if goal["met"] is not None
     )
+
+
+BF16 = {"dtype": "bfloat16", "device": "cuda"}  # where the GPU's goals are set
 
 
 def at_least(bound: float, figure: str, provider: str, rows: int, **where: str) -> Goal:

@@ -28,6 +28,10 @@ STUCK = 150.0  # seconds without a word from the worker
 REHEARSED = "collapsed and 12 or bitwise or hundreds or nothing_left or (similarity and float32)"
 
 
+# Losses and ops beside NT-Xent, the most telling first.
+FAMILY = ("info_nce_queue", "clip", "sup_con", "siglip", "similarity_topk")
+
+
 class Clock:
     """What is left of the time."""
 
@@ -127,7 +131,9 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
 
     def case(rows: int, dtype: str = "bfloat16", name: str = "nt_xent", **more: Any):
         item = {"kind": "case", "bench": name, "rows": rows, "dim": 128, "dtype": dtype}
-        some = peers if name == "nt_xent" else ["fastssl", "eager"]
+        some = {"nt_xent": peers, "similarity_lse": peers[:2], "similarity_topk": peers[:2]}.get(
+            name, peers[:3]
+        )
         return item | {"peers": some, "graph": rows <= 8192, "memory": some} | more
 
     if rehearse:
@@ -135,9 +141,12 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
             case(16, dim=16, memory=["fastssl"]),
             case(24, "float32", dim=16, memory=[]),
             case(16, name="similarity_lse", dim=16, memory=[]),
+            *(case(16, name=name, dim=16, memory=[]) for name in FAMILY),
         ]
     else:
         cases = [case(rows) for rows in (8192, 32768, 1024, 256, 65536, 512)]
+        cases += [case(65536, name="info_nce_queue", graph=True)]
+        cases += [case(8192, name=name) for name in FAMILY if name != "info_nce_queue"]
         cases += [case(rows, peers=["fastssl"], memory=["fastssl"]) for rows in (262144, 1048576)]
         cases += [case(8192, "float32"), case(32768, "float32"), case(2048), case(4096)]
         cases += [case(32768, name="similarity_lse")]

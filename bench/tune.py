@@ -55,7 +55,7 @@ def sweep(device: str, rows: int, dim: int, dtype: str, until: float) -> dict[st
     truth = bench.truth(case, tensors)
     function = bench.provider("fastssl").function(case)
     plan = kernels._plan(tensors[0])
-    table = kernels.TILES[plan.device.shared_memory]
+    table = kernels.TILES[plan.device.hopper]
     found: dict[str, Any] = {"rows": rows, "dim": dim, "dtype": dtype, "tried": []}
 
     def timed() -> dict[str, Any]:

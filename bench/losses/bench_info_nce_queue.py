@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import peers, truth
-from bench.goals import at_least
+from bench.goals import BF16, at_least, at_most
 from bench.harness import Answer, Benchmark, Case, Provider
 
 QUERIES = 256
@@ -86,5 +86,7 @@ BENCH = Benchmark(
     goals=(
         at_least(4, "ratio", "eager", rows=65536),
         at_least(0.7, "of_floor", "fastssl", rows=65536),
+        at_most(0.035, "graph_ms", "fastssl", rows=65536, **BF16),
+        at_least(8, "graph_ratio", "eager", rows=65536, **BF16),
     ),
 )

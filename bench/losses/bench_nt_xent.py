@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench import peers, truth
-from bench.goals import at_least, at_most
+from bench.goals import BF16, at_least, at_most
 from bench.harness import Answer, Benchmark, Case
 
 
@@ -53,7 +53,6 @@ CPU_GOALS = (
     *(at_least(1, "ratio", "eager", rows=m) for m in (128, 256, 512, 1024, 2048, 4096, 8192)),
     at_most(64, "memory_mib", "fastssl", rows=32768),
 )
-BF16 = {"dtype": "bfloat16", "device": "cuda"}
 LIGHTLY = "lightly|lightly-formula"
 CUDA_GOALS = (
     at_most(2.3, "p50", "fastssl", rows=32768, **BF16),

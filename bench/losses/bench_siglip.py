@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import peers
+from bench.goals import BF16, at_least
 from bench.harness import Benchmark, Case, Provider
 from bench.ops.bench_similarity_softplus import answer, flops, inputs
 
@@ -45,4 +46,5 @@ BENCH = Benchmark(
     flops=flops,
     rows=(512, 2048, 8192),
     memory_rows=(8192,),
+    goals=(at_least(3, "ratio", "torch.compile", rows=8192, **BF16),),
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench import peers, truth
-from bench.goals import at_least
+from bench.goals import BF16, at_least
 from bench.harness import Answer, Benchmark, Case, Provider
 
 CLASSES = 100
@@ -86,5 +86,8 @@ BENCH = Benchmark(
     flops=lambda case: 4.0 * case.rows**2 * case.dim,
     rows=(512, 2048, 8192),
     memory_rows=(8192,),
-    goals=(at_least(10, "ratio", "supcontrast-formula", rows=8192),),
+    goals=(
+        at_least(10, "ratio", "supcontrast-formula", rows=8192),
+        at_least(3, "ratio", "torch.compile", rows=8192, **BF16),
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fastssl_kernels.similarity_lse as kernels
+import fastssl_kernels.similarity_lse_plan as plan
 import pytest
 import torch
 
@@ -19,7 +19,10 @@ from fastssl.functional import (
 from tests.cases import views
 from tests.functional.comparison import unit
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's log(0)
+pytestmark = [
+    pytest.mark.gpu,  # and here by the interpreter
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter's log(0)
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 N, D = 21, 12  # ragged beside tiles of 16
@@ -29,9 +32,9 @@ LABELS = torch.arange(N, device=DEVICE) % 3
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Tiles of 16 and little parallelism, whatever the chip."""
-    shipped = kernels.TILES[True]
-    tiles = {key: kernels.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shipped.items()}
-    monkeypatch.setattr(kernels, "TILES", {True: tiles, False: tiles})
+    shipped = plan.TILES[True]
+    tiles = {key: plan.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shipped.items()}
+    monkeypatch.setattr(plan, "TILES", {True: tiles, False: tiles})
 
 
 # Each of two tensors [N, D], unit rows, and a temperature.

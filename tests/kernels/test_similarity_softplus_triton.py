@@ -16,7 +16,10 @@ from fastssl.ops import similarity_softplus
 from tests.numerics import GRADIENT
 
 # The interpreter computes both sides of a where, so 1/0 of a zero row's norm.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.gpu,  # and here by the interpreter
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = pytest.mark.parametrize("dtype", list(GRADIENT), ids=lambda d: str(d)[6:])

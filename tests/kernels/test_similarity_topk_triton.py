@@ -14,7 +14,10 @@ import fastssl
 from fastssl.ops import similarity_topk
 from fastssl.reference import similarity_topk as reference
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's 1/0
+pytestmark = [
+    pytest.mark.gpu,  # and here by the interpreter
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter's 1/0
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = pytest.mark.parametrize(
