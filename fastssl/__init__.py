@@ -15,18 +15,23 @@ from fastssl.losses import (
     SupConLoss,
 )
 from fastssl.patching import patch, unpatch
+from fastssl.prototype_losses import DINOLoss, IBOTPatchLoss, KoLeoLoss, SwAVLoss
 
 __all__ = [
     "BackendError",
     "CLIPLoss",
     "DCLLoss",
     "DCLWLoss",
+    "DINOLoss",
+    "IBOTPatchLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
     "MultiViewNTXentLoss",
     "NNCLRLoss",
     "NTXentLoss",
     "SigLIPLoss",
     "SupConLoss",
+    "SwAVLoss",
     "__version__",
     "backends",
     "functional",

@@ -25,6 +25,7 @@ FLOORS = {
     "fastssl.distributed": 3,
     "fastssl.functional": 3,
     "fastssl.losses": 3,
+    "fastssl.prototype_losses": 3,
     "fastssl.nn": 3,
     "fastssl.methods": 4,
     "fastssl.optim": 4,

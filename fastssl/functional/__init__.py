@@ -2,8 +2,10 @@
 
 from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
 from fastssl.functional.image_text import clip_loss
+from fastssl.functional.koleo import koleo_loss
 from fastssl.functional.multi_view import multi_view_nt_xent
 from fastssl.functional.nearest import nnclr
+from fastssl.functional.prototypes import dino_loss, ibot_patch_loss, swav_loss
 from fastssl.functional.sigmoid import siglip_loss
 from fastssl.functional.supervised import sup_con
 
@@ -11,10 +13,14 @@ __all__ = [
     "clip_loss",
     "dcl",
     "dclw",
+    "dino_loss",
+    "ibot_patch_loss",
     "info_nce",
+    "koleo_loss",
     "multi_view_nt_xent",
     "nnclr",
     "nt_xent",
     "siglip_loss",
     "sup_con",
+    "swav_loss",
 ]

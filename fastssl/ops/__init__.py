@@ -1,7 +1,14 @@
 """Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
+from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
 from fastssl.ops.similarity_softplus import similarity_softplus
 from fastssl.ops.similarity_topk import similarity_topk
 
-__all__ = ["similarity_lse", "similarity_lse_both", "similarity_softplus", "similarity_topk"]
+__all__ = [
+    "prototype_cross_entropy",
+    "similarity_lse",
+    "similarity_lse_both",
+    "similarity_softplus",
+    "similarity_topk",
+]
