@@ -37,7 +37,7 @@ class Scale:
 
 SCALES = {
     "cuda": Scale("cuda", 8192, 4096, 5.0),
-    "cpu": Scale("cpu", 128, 4, 0.3),
+    "cpu": Scale("cpu", 128, 4, 0.02),
 }
 
 

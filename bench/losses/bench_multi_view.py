@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import peers, truth
+from bench.goals import BF16, at_least
 from bench.harness import Answer, Benchmark, Case, Provider
 
 VIEWS = 4
@@ -83,4 +84,5 @@ BENCH = Benchmark(
     flops=lambda case: 4.0 * case.rows**2 * case.dim,
     rows=(512, 2048, 8192),
     memory_rows=(8192,),
+    goals=(at_least(3, "ratio", "torch.compile", rows=8192, **BF16),),
 )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bench import truth
-from bench.goals import at_least, at_most
+from bench.goals import BF16, at_least, at_most
 from bench.harness import Answer, Benchmark, Case, Provider
+from bench.peers import compiled
 
 BANK = 10  # its rows, in those of the queries
 CHUNK = 1024  # queries at a time, where the matrix is written by parts
@@ -76,6 +77,11 @@ def benchmark(name: str, k: int) -> Benchmark:
             Provider("fastssl", scored(fastssl)),
             Provider("reference", scored(reference), matrices=8.0 * BANK),
             Provider("eager", scored(by_matrix), matrices=1.1 * BANK),
+            Provider(
+                "torch.compile",
+                lambda case: compiled(lambda *inputs: score(*by_matrix(*inputs, k))),
+                matrices=1.1 * BANK,
+            ),
             Provider("eager by chunks", scored(by_chunks)),
         ),
         flops=lambda case: 2.0 * BANK * case.rows**2 * case.dim,
@@ -85,6 +91,7 @@ def benchmark(name: str, k: int) -> Benchmark:
             at_least(2, "ratio", "eager", rows=10000),
             # A hundredth of the matrix of 10,000 × 100,000.
             at_most(4e9 / 100 / 2**20, "memory_mib", "fastssl", rows=10000),
+            at_least(3, "ratio", "torch.compile", rows=8192, **BF16),
         ),
     )
 

@@ -35,6 +35,13 @@ def test_rehearsal(tmp_path):
     assert results["ceilings"]["matmul_bfloat16_tflops"] > 0
     assert "passed" in (tmp_path / "gpu-tests.txt").read_text()
     assert (tmp_path / "nt_xent-cuda.md").exists()
+    for name in ("info_nce_queue", *gpu.FAMILY):
+        results = json.loads((tmp_path / f"{name}-cuda.json").read_text())
+        assert results["problems"] == []
+        assert results["goals"]
+        (case,) = results["cases"]
+        for provider in ("fastssl", "eager", "torch.compile"):
+            assert {"p50", "ratio", "graph_ms", "graph_ratio"} <= set(case["providers"][provider])
 
 
 class CudaIsCpu(TorchFunctionMode):
@@ -103,20 +110,25 @@ def stand_in(monkeypatch):
 
 
 def test_cuda_branches_on_a_stand_in(stand_in, tmp_path):
+    case = {
+        "kind": "case",
+        "bench": "nt_xent",
+        "rows": 32,
+        "dim": 8,
+        "dtype": "bfloat16",
+        "peers": ["fastssl", "eager", "lightly-formula"],
+        "graph": True,
+        "memory": ["fastssl", "eager"],
+    }
     items = [
         {"kind": "machine"},
         {"kind": "ceilings"},
-        {
-            "kind": "case",
-            "bench": "nt_xent",
-            "rows": 32,
-            "dim": 8,
-            "dtype": "bfloat16",
-            "peers": ["fastssl", "eager", "lightly-formula"],
-            "graph": True,
-            "memory": ["fastssl", "eager"],
-        },
+        case,
         {"kind": "case", "bench": "no_such"},
+        *(
+            case | {"bench": name, "peers": ["fastssl", "eager"]}
+            for name in ("info_nce_queue", "similarity_topk")
+        ),
     ]
     order, out = tmp_path / "plan.json", tmp_path / "lines.jsonl"
     numbered = list(enumerate(items))
@@ -125,7 +137,7 @@ def test_cuda_branches_on_a_stand_in(stand_in, tmp_path):
     )
     assert gpu_worker.main([str(order), str(out)]) == 0
     done, started = gpu.read(out)
-    assert started == 3
+    assert started == len(items) - 1
     assert done[0]["result"]["gpu"] == "Stand-in"
     assert done[1]["result"]["copy_tb_s"] > 0
     entries = done[2]["result"]["providers"]
@@ -134,6 +146,9 @@ def test_cuda_branches_on_a_stand_in(stand_in, tmp_path):
     assert "graph_ms" not in entries["lightly-formula"]
     assert CUDAGraph.replays > 0
     assert "no benchmark" in done[3]["error"]
+    for number in range(4, len(items)):
+        for entry in done[number]["result"]["providers"].values():
+            assert {"p50", "graph_ms", "memory_mib"} <= set(entry)
 
 
 def test_a_worker_that_dies_costs_its_case_only(tmp_path, monkeypatch):
@@ -172,6 +187,10 @@ def test_plan_covers_what_was_promised():
         if item.get("bench") == "nt_xent" and item["dtype"] == "bfloat16"
     }
     assert {256, 512, 1024, 8192, 32768, 65536, 262144, 1048576} <= rows
+    order = [(item["bench"], item["rows"]) for item in items if item["kind"] == "case"]
+    family = [("info_nce_queue", 65536), *((name, 8192) for name in gpu.FAMILY)]
+    assert order[6:11] == family
+    assert {("clip", 32768), *((name, 8192) for name in gpu.ALIKE)} < set(order)
     assert {item.get("bench") for item in gpu.plan({"similarity_lse"}, False)} == {
         None,
         "similarity_lse",
