@@ -11,6 +11,7 @@ import sys
 from setuptools import setup
 
 CPP_SOURCES = [
+    "csrc/cpu/ema_update.cpp",
     "csrc/cpu/similarity_lse.cpp",
     "csrc/cpu/similarity_softplus.cpp",
     "csrc/cpu/similarity_topk.cpp",

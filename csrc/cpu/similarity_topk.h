@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/element.h"
+
 namespace fastssl {
 
 // A similarity and its bank row in one number: a larger key is a nearer neighbour. NaN is nearer
@@ -18,8 +20,6 @@ static inline __attribute__((always_inline)) float topk_value(uint64_t key) {
 static inline __attribute__((always_inline)) int64_t topk_row(uint64_t key) {
   return int64_t(~uint32_t(key));
 }
-
-enum class Element { float32, bfloat16, float16 };
 
 struct TopkRows {
   const void* data;        // [count, d]

@@ -1,19 +1,6 @@
 // The k largest of each row of X·Yᵀ: a panel of the bank meets all queries of a block, and of the
 // products only those above the query's k-th largest so far are kept, which soon are few.
 
-struct BFloat16 { uint16_t bits; };
-struct Float16 { uint16_t bits; };
-
-FASTSSL_INLINE float widen(float x) { return x; }
-FASTSSL_INLINE float widen(BFloat16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
-FASTSSL_INLINE float widen(Float16 x) {
-  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
-  const float scaled = __builtin_bit_cast(float, rest) * 0x1p112f;  // the exponents' biases differ
-  const bool finite = rest < 0x0f800000;
-  const uint32_t bits = finite ? __builtin_bit_cast(uint32_t, scaled) : rest | 0x7f800000;
-  return __builtin_bit_cast(float, bits | sign);
-}
-
 struct TopkReader {
   const TopkRows& rows;
   Element element;

@@ -1,5 +1,6 @@
 """Plain-PyTorch references: the specification of every op, written for a reader."""
 
+from fastssl.reference.ema_update import ema_update
 from fastssl.reference.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.reference.similarity_lse import (
     inverse_norms,
@@ -11,6 +12,7 @@ from fastssl.reference.similarity_softplus import similarity_softplus
 from fastssl.reference.similarity_topk import similarity_topk
 
 __all__ = [
+    "ema_update",
     "inverse_norms",
     "prototype_cross_entropy",
     "similarity_lse",

@@ -2,6 +2,7 @@
 // (FASTSSL_ISA), gives its vectors' width (FASTSSL_WIDTH) and switches the compiler to it. What is
 // included before that switch must be all of the standard library that the kernels see.
 
+#include "cpu/ema_update.h"
 #include "cpu/similarity_softplus.h"
 #include "cpu/similarity_topk.h"
 
@@ -11,6 +12,7 @@ namespace f32 {
 using real = float;
 using lane_t = int32_t;
 #include "cpu/vec.h"
+#include "cpu/narrow.h"
 #include "cpu/schedule.h"
 #include "cpu/products.h"
 #include "cpu/rows.h"
@@ -19,17 +21,20 @@ using lane_t = int32_t;
 #include "cpu/similarity_lse_mean.h"
 #include "cpu/similarity_softplus_kernel.h"
 #include "cpu/similarity_topk_kernel.h"
+#include "cpu/ema_update_kernel.h"
 }  // namespace f32
 namespace f64 {
 using real = double;
 using lane_t = int64_t;
 #include "cpu/vec.h"
+#include "cpu/narrow.h"
 #include "cpu/schedule.h"
 #include "cpu/products.h"
 #include "cpu/rows.h"
 #include "cpu/similarity_lse_forward.h"
 #include "cpu/similarity_lse_backward.h"
 #include "cpu/similarity_lse_mean.h"
+#include "cpu/ema_update_kernel.h"
 }  // namespace f64
 }  // namespace
 const LseKernels<float> lse_float = {
@@ -39,4 +44,5 @@ const LseKernels<double> lse_double = {
 const SoftplusKernels softplus = {f32::softplus_forward, f32::softplus_backward};
 const TopkKernels similarity_topk = {
     f32::MR, f32::NR, f32::TopkWorker::scratch, f32::topk_norms, f32::TopkWorker::work};
+const EmaKernels ema_update = {f32::ema_chunk, f64::ema_chunk};
 }  // namespace fastssl::FASTSSL_ISA
