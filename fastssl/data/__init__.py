@@ -3,17 +3,20 @@
 from fastssl.data.images import FileImages, Images, Split, TensorImages
 from fastssl.data.random import mix, uniform
 from fastssl.data.registry import SOURCES, load_data
-from fastssl.data.views import RECIPES, Recipe, build_recipe
+from fastssl.data.views import RECIPES, MultiCrop, Recipe, Views, build_recipe, fitted
 
 __all__ = [
     "RECIPES",
     "SOURCES",
     "FileImages",
     "Images",
+    "MultiCrop",
     "Recipe",
     "Split",
     "TensorImages",
+    "Views",
     "build_recipe",
+    "fitted",
     "load_data",
     "mix",
     "uniform",

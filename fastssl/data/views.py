@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastssl.data.random import mix, uniform
-from fastssl.errors import choose
+from fastssl.errors import UserError, choose
 
 BEND, NOISE = range(1, 3)  # what a view's seed is for beside the numbers every pixel shares
 BEND_NODES = 4  # a side
@@ -33,6 +33,7 @@ class Recipe:
     """
 
     views: int = 2
+    size: float = 1.0  # side of the views, share of the images'
     scale: tuple[float, float] = (1.0, 1.0)  # area of the crop; above 1 the image shrinks
     ratio: tuple[float, float] = (1.0, 1.0)  # width / height of the crop
     shift: float = 0.0  # of the crop's centre beyond what keeps it inside, share of the half side
@@ -44,6 +45,7 @@ class Recipe:
     jitter_p: float = 1.0
     grey: float = 0.0  # probability
     blur: float = 0.0  # probability; σ in 0.1 to 2 pixels at 224, less on smaller images
+    solarize: float = 0.0  # probability: the brighter half of the range is inverted
     gamma: float = 0.0  # x^γ, ln γ at most this, either way: fuller or thinner strokes
     soften: float = 0.0  # share of a 3×3 mean at most; the other way, sharper, half as much
     noise: float = 0.0  # white; its standard deviation is drawn for each sample, at most this
@@ -61,16 +63,16 @@ class Recipe:
             seed: any integer; another gives other views.
 
         Returns:
-            ``views`` tensors, float32, shape [B, C, H, W], normalised.
+            ``views`` tensors, float32, shape [B, C, H, W] times ``size``, normalised.
         """
-        pixels = images.float() / 255
-        return [self._view(pixels, indices, mix(seed, v)) for v in range(self.views)]
+        return MultiCrop((self,))(images, indices, seed)
 
     def normalize(self, x: Tensor) -> Tensor:
         """``(x − mean)/std`` of pixels in [0, 1]: how an encoder takes an image as it is."""
         return (x - self.mean) / self.std
 
-    def _view(self, x: Tensor, indices: Tensor, seed: int) -> Tensor:
+    def view(self, x: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """One view of pixels in [0, 1], float32, shape [B, C, H, W]."""
         u = _columns(uniform(seed, indices, 24))
         x = self._warp(x, u, indices, seed)
         if any(self.jitter):
@@ -79,6 +81,9 @@ class Recipe:
             x = torch.where(_choose(u, self.grey), luma(x).expand_as(x), x)
         if self.blur:
             x = torch.where(_choose(u, self.blur), self._blur(x, u), x)
+        if self.solarize:
+            inverted = torch.where(x < 128 / 255, x, 1 - x)
+            x = torch.where(_choose(u, self.solarize), inverted, x)
         if self.gamma:
             x = x.clamp(min=1e-4) ** _pixelwise(_between(u, -self.gamma, self.gamma).exp())
         if self.soften:
@@ -117,12 +122,13 @@ class Recipe:
             centre_y,
         ]
         theta = torch.stack(rows, dim=1).view(-1, 2, 3)
-        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        side = [round(pixels * self.size) for pixels in x.shape[2:]]
+        grid = F.affine_grid(theta, [*x.shape[:2], *side], align_corners=False)
         if self.bend:
             slots = 2 * BEND_NODES**2
             nodes = uniform(mix(seed, BEND), indices, slots).view(-1, 2, BEND_NODES, BEND_NODES)
             field = (2 * nodes - 1) * self.bend
-            field = F.interpolate(field, x.shape[2:], mode="bicubic", align_corners=True)
+            field = F.interpolate(field, side, mode="bicubic", align_corners=True)
             grid = grid + field.permute(0, 2, 3, 1)
         inside = self.scale[1] <= 1 and not (self.shift or self.rotate or self.shear or self.bend)
         beyond = "border" if inside else "zeros"  # a crop's own edge, or the black around a digit
@@ -146,10 +152,11 @@ class Recipe:
         return x
 
     def _blur(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
-        """A Gaussian of a σ for each sample, over a tenth of the side, as in SimCLR."""
+        """A Gaussian of a σ for each sample, over a tenth of the image's side, as in SimCLR."""
         batch, channels, height, width = x.shape
-        radius = max(1, round(0.05 * height))
-        sigma = _between(u, 0.1, 2.0) * max(height / 224, 0.25)
+        side = height / self.size
+        radius = min(max(1, round(0.05 * side)), height - 1, width - 1)
+        sigma = _between(u, 0.1, 2.0) * max(side / 224, 0.25)
         offset = torch.arange(-radius, radius + 1, device=x.device)
         taps = torch.softmax(-((offset / sigma[:, None]) ** 2) / 2, dim=1)  # [B, 2r + 1]
         taps = taps.repeat_interleave(channels, dim=0)[:, None]  # [B·C, 1, 2r + 1]
@@ -167,6 +174,46 @@ class Recipe:
             place = (torch.arange(pixels, device=x.device) + 0.5) / pixels
             spans.append((place >= low) & (place < low + side))
         return (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
+
+
+@dataclass(frozen=True)
+class MultiCrop:
+    """The views of several recipes, one after the other, under :class:`Recipe`'s call.
+
+    ``MultiCrop((large, small))``, with 2 and 6 ``views`` of another ``size`` and ``scale``, is the
+    multi-crop of SwAV; two recipes of one view each are BYOL's unequal views.
+    """
+
+    recipes: tuple[Recipe, ...]  # of one mean and std
+
+    @property
+    def views(self) -> int:
+        """How many there are in all."""
+        return len(self._each)
+
+    @property
+    def mean(self) -> float:
+        return self.recipes[0].mean
+
+    @property
+    def std(self) -> float:
+        return self.recipes[0].std
+
+    def __call__(self, images: Tensor, indices: Tensor, seed: int) -> list[Tensor]:
+        """Random views, as of :class:`Recipe`: those of the first recipe stand first."""
+        pixels = images.float() / 255
+        return [r.view(pixels, indices, mix(seed, v)) for v, r in enumerate(self._each)]
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """As of :class:`Recipe`."""
+        return self.recipes[0].normalize(x)
+
+    @property
+    def _each(self) -> list[Recipe]:
+        return [recipe for recipe in self.recipes for _ in range(recipe.views)]
+
+
+Views = Recipe | MultiCrop
 
 
 def luma(x: Tensor) -> Tensor:
@@ -211,45 +258,61 @@ def _pixelwise(x: Tensor) -> Tensor:
     return x[:, None, None, None]
 
 
-RECIPES = {
-    "digits": Recipe(  # grey strokes on black: no flips, the shape is the class
-        scale=(0.7, 1.4),
-        ratio=(0.8, 1.25),
-        shift=0.1,
-        rotate=15,
-        shear=15,
-        bend=0.25,
-        gamma=0.7,
-        soften=0.8,
-        noise=0.15,
-        erase=1.0,
-        erase_side=(0.0, 0.4),
-        mean=0.3,
-        std=0.35,
+DIGITS = Recipe(  # grey strokes on black: no flips, the shape is the class
+    scale=(0.7, 1.4),
+    ratio=(0.8, 1.25),
+    shift=0.1,
+    rotate=15,
+    shear=15,
+    bend=0.25,
+    gamma=0.7,
+    soften=0.8,
+    noise=0.15,
+    erase=1.0,
+    erase_side=(0.0, 0.4),
+    mean=0.3,
+    std=0.35,
+)
+SMALL = Recipe(  # SimCLR on CIFAR-10: no blur, jitter of half the strength
+    scale=(0.08, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    flip=0.5,
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_p=0.8,
+    grey=0.2,
+    std=0.25,
+)
+PHOTO = replace(SMALL, jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5)  # SimCLR on ImageNet
+BYOL = replace(PHOTO, jitter=(0.4, 0.4, 0.2, 0.1))
+FIRST, SECOND = replace(BYOL, views=1, blur=1.0), replace(BYOL, views=1, blur=0.1, solarize=0.2)
+GLOBAL = (0.4, 1.0)  # scale of DINO's
+
+RECIPES: dict[str, Views] = {
+    "digits": DIGITS,
+    "small": SMALL,
+    "photo": PHOTO,
+    # for photographs as well: the views of these methods
+    "byol": MultiCrop((FIRST, SECOND)),
+    "swav": MultiCrop(
+        (
+            replace(PHOTO, scale=(0.14, 1.0)),
+            replace(PHOTO, scale=(0.05, 0.14), size=96 / 224, views=6),
+        )
     ),
-    "small": Recipe(  # SimCLR on CIFAR-10: no blur, jitter of half the strength
-        scale=(0.08, 1.0),
-        ratio=(3 / 4, 4 / 3),
-        flip=0.5,
-        jitter=(0.4, 0.4, 0.4, 0.1),
-        jitter_p=0.8,
-        grey=0.2,
-        std=0.25,
+    "dino": MultiCrop(
+        (
+            replace(FIRST, scale=GLOBAL),
+            replace(SECOND, scale=GLOBAL),
+            replace(BYOL, scale=(0.05, 0.4), size=96 / 224, views=8),
+        )
     ),
-    "photo": Recipe(  # SimCLR on ImageNet
-        scale=(0.08, 1.0),
-        ratio=(3 / 4, 4 / 3),
-        flip=0.5,
-        jitter=(0.8, 0.8, 0.8, 0.2),
-        jitter_p=0.8,
-        grey=0.2,
-        blur=0.5,
-        std=0.25,
+    "digits-crops": MultiCrop(  # two as of "digits", four of half the side
+        (DIGITS, replace(DIGITS, scale=(0.2, 0.5), shift=0.0, size=0.5, views=4))
     ),
 }
 
 
-def build_recipe(name: str) -> Recipe:
+def build_recipe(name: str) -> Views:
     """The recipe of that name.
 
     Raises:
@@ -258,3 +321,17 @@ def build_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise choose("recipe of views", name, list(RECIPES))
     return RECIPES[name]
+
+
+def fitted(recipe: Views, views: int, more: bool = False) -> Views:
+    """The recipe for so many views, or where it makes ``more``, and more will do, as it is.
+
+    Raises:
+        UserError: it makes another number of views.
+    """
+    if isinstance(recipe, Recipe):
+        return replace(recipe, views=views)
+    if recipe.views == views or (more and recipe.views > views):
+        return recipe
+    least = "at least " if more else ""
+    raise UserError(f"these views are {recipe.views} of an image, the method takes {least}{views}")

@@ -15,7 +15,7 @@ class Method(nn.Module):
 
     A step of a trainer, or of a loop of one's own::
 
-        method.before_step(step / total_steps)
+        method.before_step(step / total_steps, step / steps_per_epoch)
         z = [*method.embed(*views), *method.targets(*views)]
         method.loss(*z, **samples).backward()
         optimizer.step()
@@ -27,6 +27,8 @@ class Method(nn.Module):
     """
 
     views: ClassVar[int] = 2  # of each image
+    more_views: ClassVar[bool] = False  # takes further views, which may be of other sizes
+    in_loss: ClassVar[tuple[str, ...]] = ()  # modules that learn by the loss, not in embed
     needs: ClassVar[tuple[str, ...]] = ()
     group: Group = None  # the ranks that share a batch; True: all
     ring: bool = False  # their embeddings go around a ring, for less memory than gathering them
@@ -38,8 +40,13 @@ class Method(nn.Module):
         """What a loss is told about the ranks."""
         return {"group": self.group, "ring": self.ring}
 
-    def before_step(self, progress: float) -> None:
-        """Called with the share of training that is done, 0 to 1, for what changes with it."""
+    def before_step(self, progress: float, epoch: float) -> None:
+        """Called for what changes with time, with how much of training is done.
+
+        Args:
+            progress: the share, 0 to 1.
+            epoch: passes over the images: 2.5 is the middle of the third.
+        """
 
     def embed(self, *views: Any) -> Sequence[Tensor]:
         """From V views, [N, C, H, W] each, to embeddings that learn, [N, D] each: rows

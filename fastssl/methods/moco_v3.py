@@ -55,7 +55,7 @@ class MoCoV3(Method):
         self.first_momentum = self.key_momentum = key_momentum
         self.temperature = temperature
 
-    def before_step(self, progress: float) -> None:
+    def before_step(self, progress: float, epoch: float) -> None:
         """m at this step."""
         self.key_momentum = cosine_momentum(self.first_momentum, progress)
 

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from fastssl.data import Images, Recipe, Split
+from fastssl.data import Images, Split, Views
 from fastssl.evaluation import extract_features
 
 MAPPED = 1000  # images on the map, and among which neighbours are sought
@@ -25,7 +25,7 @@ def draw_pictures(
     metrics: list[dict[str, float]],
     encoder: nn.Module,
     data: Split,
-    recipe: Recipe,
+    recipe: Views,
     device: torch.device,
 ) -> None:
     """Write loss.png, views.png, map.png and neighbours.png into a run directory.
@@ -65,10 +65,15 @@ def loss_curve(metrics: list[dict[str, float]]) -> Figure:
 
 
 def image_grid(rows: list[Tensor], names: list[str]) -> Figure:
-    """Rows of images, [n, C, H, W] in [0, 1] each, a name beside every row."""
+    """Rows of images, [n, C, H, W] in [0, 1] each, a name beside every row; the first are as large
+    as any."""
     figure, axes = blank(1.0 * len(rows[0]) + 1, 1.05 * len(rows))
-    height = rows[0].shape[2]
-    lines = [torch.cat(list(F.pad(row, (1, 1, 1, 1), value=1)), dim=2) for row in rows]
+    height, width = rows[0].shape[2:]
+    lines = []
+    for row in rows:
+        below, beside = height - row.shape[2], width - row.shape[3]
+        framed = F.pad(row, (1, 1 + beside, 1, 1 + below), value=1)
+        lines.append(torch.cat(list(framed), dim=2))
     picture = torch.cat(lines, dim=1)  # [C, rows·(H + 2), n·(W + 2)]
     picture = picture.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
     axes.imshow(picture.numpy(), interpolation="nearest")
@@ -117,7 +122,7 @@ def some_images(images: Images) -> tuple[Tensor, Tensor | None]:
     return images[indices], None if images.labels is None else images.labels[indices]
 
 
-def denormalised(view: Tensor, recipe: Recipe) -> Tensor:
+def denormalised(view: Tensor, recipe: Views) -> Tensor:
     return view * recipe.std + recipe.mean
 
 

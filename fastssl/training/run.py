@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastssl.data import Images, Recipe, Split, build_recipe, load_data
+from fastssl.data import Images, Split, Views, build_recipe, fitted, load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import evaluate_encoder, write_report
 from fastssl.methods import METHODS
@@ -47,7 +47,7 @@ class Run:
     encoder: nn.Module  # trained, in evaluation mode
     untrained: nn.Module  # with the weights training began with
     data: Split
-    recipe: Recipe
+    recipe: Views
 
 
 def train(
@@ -177,10 +177,11 @@ def sample(images: Images) -> tuple[Tensor, Tensor]:
     return images[indices], labels[indices]
 
 
-def _data(config: TrainConfig) -> tuple[Split, Recipe]:
+def _data(config: TrainConfig) -> tuple[Split, Views]:
     data = load_data(config.data, image_size=config.image_size, workers=config.workers)
     recipe = build_recipe(config.views or data.recipe)
-    return data, replace(recipe, views=METHODS[config.method].views)
+    method = METHODS[config.method]
+    return data, fitted(recipe, method.views, method.more_views)
 
 
 def _fit(trainer: Trainer, recorder: Recorder) -> None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastssl.data import Images, Recipe, mix
+from fastssl.data import Images, Views, mix
 from fastssl.errors import UserError
 from fastssl.methods import Method
 from fastssl.nn import MomentumEncoder
@@ -61,7 +61,7 @@ class Trainer:
         self,
         method: Method,
         images: Images,
-        recipe: Recipe | Callable[[Tensor, Tensor, int], list[Tensor]],
+        recipe: Views | Callable[[Tensor, Tensor, int], list[Tensor]],
         config: TrainConfig,
         ranks: Ranks,
     ) -> None:
@@ -109,6 +109,9 @@ class Trainer:
                 if isinstance(module, MomentumEncoder):
                     module.module.compile()
         self.embed: nn.Module = Embed(method, self._autocast)
+        self.beside = [
+            p for name in method.in_loss for p in method.get_submodule(name).parameters()
+        ]
         if ranks.world_size > 1:
             share_state(method)
             method.group, method.ring = True, config.ring
@@ -172,7 +175,7 @@ class Trainer:
         set_lr(self.optimizer, lr)
         torch.manual_seed(mix(config.seed, NOISE, self.step, self.ranks.rank))  # for dropout
 
-        self.method.before_step(self.step / self.total_steps)
+        self.method.before_step(self.step / self.total_steps, self.step / self.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             targets = self.method.targets(*views, chunk_size=config.chunk_size)
@@ -186,6 +189,8 @@ class Trainer:
         loss = chunked_backward(
             self.embed, loss_of, views, config.chunk_size, scale=self.scaler.scale
         ).item()
+        if self.ranks.world_size > 1:
+            average_gradients(self.beside)
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss is {loss} at step {self.step + 1}: try a smaller lr or more warm-up"
@@ -212,14 +217,17 @@ class Trainer:
 class Embed(nn.Module):
     """A method's embedding as a module of its own, for DistributedDataParallel to wrap.
 
-    It holds the parts that learn: memories and momentum encoders are no business of its reducer,
-    nor of the chunks' buffers.
+    It holds the parts that learn by it: memories, momentum encoders and what only the loss uses are
+    no business of its reducer, nor of the chunks' buffers.
     """
 
     def __init__(self, method: Method, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()
-        learning = (m for m in method.children() if any(p.requires_grad for p in m.parameters()))
-        self.parts = nn.ModuleList(learning)
+        self.parts = nn.ModuleList(
+            module
+            for name, module in method.named_children()
+            if name not in method.in_loss and any(p.requires_grad for p in module.parameters())
+        )
         self._embed = method.embed
         self._autocast = autocast
 
@@ -234,6 +242,14 @@ def share_state(module: nn.Module) -> None:
         first = tensor.contiguous()
         dist.broadcast(first, 0)
         tensor.copy_(first)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every rank the mean over ranks, as DistributedDataParallel does for what it wraps."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
 
 
 def ahead(load: Callable[[int], Any], keys: Iterable[int]) -> Iterator[Any]:

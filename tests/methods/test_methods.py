@@ -108,7 +108,7 @@ def test_a_step_is_repeatable_from_the_state(name):
 
     def step(method):
         torch.manual_seed(2)
-        method.before_step(0.5)
+        method.before_step(0.5, 1.0)
         z = [*method.embed(*views), *method.targets(*views)]
         loss = method.loss(*z, **given)
         method.after_step(*z, **given)
@@ -179,7 +179,7 @@ def test_moco_v3_is_symmetric_and_its_momentum_grows():
     same(moco(x0, x1), 2 * 0.3 * (in_batch(q0, k1, 0.3) + in_batch(q1, k0, 0.3)))
     momenta = []
     for progress in (0.0, 0.5, 1.0):
-        moco.before_step(progress)
+        moco.before_step(progress, 0.0)
         momenta.append(moco.key_momentum)
     assert momenta == pytest.approx([0.9, 0.95, 1.0])
 
