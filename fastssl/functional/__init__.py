@@ -1,6 +1,7 @@
 """Losses as formulas over the ops."""
 
 from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
+from fastssl.functional.distillation import distillation_loss
 from fastssl.functional.image_text import clip_loss
 from fastssl.functional.koleo import koleo_loss
 from fastssl.functional.multi_view import multi_view_nt_xent
@@ -14,6 +15,7 @@ __all__ = [
     "dcl",
     "dclw",
     "dino_loss",
+    "distillation_loss",
     "ibot_patch_loss",
     "info_nce",
     "koleo_loss",
