@@ -2,7 +2,7 @@
 
 from fastssl.nn.batch_norm import SplitBatchNorm, shuffled, split_batch_norm
 from fastssl.nn.encoders import ENCODERS, SmallCNN, SmallResNet, build_encoder, feature_width
-from fastssl.nn.heads import HEADS, prediction_head, projection_head
+from fastssl.nn.heads import HEADS, first_layers, prediction_head, projection_head
 from fastssl.nn.memory import MemoryBank, MemoryQueue
 from fastssl.nn.momentum import MomentumEncoder, cosine_momentum
 from fastssl.nn.resnet import ResNet, resnet18, resnet50
@@ -20,6 +20,7 @@ __all__ = [
     "build_encoder",
     "cosine_momentum",
     "feature_width",
+    "first_layers",
     "prediction_head",
     "projection_head",
     "resnet18",

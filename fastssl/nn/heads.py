@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from fastssl.errors import choose
+from fastssl.errors import UserError, choose
 
 HEADS = {"v1": 2, "v2": 3, "linear": 1, "mlp": 2}  # layers
 PLAIN = ("linear", "mlp")  # without batch norm
@@ -46,6 +46,29 @@ def projection_head(
     if version in PLAIN:
         return nn.Sequential(*layers[:-1])
     return nn.Sequential(*layers[:-2], ScaleNorm(out_features))
+
+
+def first_layers(head: nn.Sequential, layers: int) -> nn.Sequential:
+    """The first linear layers of a projection head, each with the norm and ReLU that follow it.
+
+    SimCLR v2 fine-tunes ``nn.Sequential(encoder, first_layers(head, 1))``. The modules are the
+    head's own, not copies.
+
+    Args:
+        head: a module of :func:`projection_head`.
+        layers: from 1 to all but the last, which makes the embeddings that the loss compares.
+
+    Raises:
+        UserError: the head has no such layers.
+
+    Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2
+    """
+    starts = [i for i, module in enumerate(head) if isinstance(module, nn.Linear)]
+    if not 1 <= layers < len(starts):
+        raise UserError(
+            f"all but the last of a head's {len(starts)} layers can be kept, not {layers}"
+        )
+    return nn.Sequential(*list(head)[: starts[layers]])
 
 
 def prediction_head(features: int, hidden: int = 4096) -> nn.Sequential:
