@@ -133,20 +133,17 @@ def goals(results: dict[str, Any]) -> str:
 
 
 def judged(results: dict[str, Any]) -> str:
-    """Accuracies of frozen features, from a file of bench/digits.py."""
+    """What frozen features are worth, from a file of bench/digits.py."""
+    from fastssl.evaluation.report import cell
+
     evaluation, told = results["evaluation"], results["machine"]
     columns = list(next(iter(evaluation["results"].values())))
     rows = [
-        [row]
-        + [
-            f"{100 * cells[name]['mean']:.1f}"
-            + (f" ± {100 * cells[name]['std']:.1f}" if cells[name]["std"] else "")
-            for name in columns
-        ]
+        [row, *(cell(row, cells.get(name)) for name in columns)]
         for row, cells in evaluation["results"].items()
     ]
     setup, config = evaluation["setup"], results["config"]
-    return markdown_table(["test accuracy, %", *columns], rows) + (
+    return markdown_table(["test images, %", *columns], rows) + (
         f"\n{setup['train images']:,} training and {setup['test images']:,} test images; mean and "
         f"standard deviation over {setup['draws']} draws of labels from the training split, the "
         f"untrained encoder over {setup['untrained initialisations']} initialisations; raw pixels "

@@ -42,6 +42,7 @@ FLOORS = {
 UPSTAIRS = {
     "fastssl.training": {"fastssl.methods", "fastssl.optim", "fastssl.data"},
     "fastssl.compat": {"fastssl.training"},
+    "fastssl.evaluation": {"fastssl.optim", "fastssl.data"},
 }
 
 

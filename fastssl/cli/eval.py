@@ -1,4 +1,4 @@
-"""``fastssl eval RUN_DIR``: kNN, linear probe and few labels of a run's encoder."""
+"""``fastssl eval RUN_DIR``: what a run's encoder is worth, by the tasks one chooses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fastssl.cli.fitting import add_options, fitting_of, shares
 from fastssl.data import load_data
 from fastssl.errors import UserError
-from fastssl.evaluation import to_table, write_report
+from fastssl.evaluation import QUICK_TASKS, TASKS, WITHOUT_LABELS, Fitting, to_table, write_report
 from fastssl.training.ranks import choose_device
 from fastssl.training.run import Run, judge, load_run
 
@@ -20,12 +21,17 @@ def main(argv: list[str]) -> int:
     """Run ``fastssl eval``; the exit status: 0, 2 for what the user can put right, or 130."""
     options = _parser().parse_args(argv)
     try:
-        run = load_run(options.run_dir, device=options.device)
+        fitting = fitting_of(options)
+        run = load_run(options.run_dir, device=options.device, head_layers=options.head_layers)
         if options.data:
             run = on_other_data(run, options.data)
-        report = judge(run, choose_device(options.device))
-        if report is None:
-            raise UserError(f"{options.data or run.config.data} has no labels to judge by")
+        report = judge(
+            run,
+            choose_device(options.device),
+            tasks=options.tasks,
+            label_shares=options.label_shares,
+            fitting=fitting,
+        )
         try:
             written = write_report(report, options.out or options.run_dir)
         except OSError as error:
@@ -57,12 +63,28 @@ def on_other_data(run: Run, name: str) -> Run:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastssl eval",
-        description="Judge the frozen encoder of a run beside an untrained one and raw pixels: "
-        "kNN, linear probe, and 1, 5, 10 and 50 labels a class. Labels to learn from come from "
-        "the training split only. Writes evaluation.json and evaluation.md.",
+        description="Judge the encoder of a run beside an untrained one and raw pixels: kNN, "
+        "linear probe, 1, 5, 10 and 50 labels a class, k-means, RankMe; if asked for, fine-tuning "
+        "with all labels or a few. Labels to learn from come from the training split only. Writes "
+        "evaluation.json and evaluation.md.",
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what `train` wrote")
     parser.add_argument("--data", help="other data than the run's: digits, folder:PATH, …")
+    parser.add_argument(
+        "--tasks",
+        type=lambda text: text.split(","),
+        metavar="TASK,…",
+        help=f"of {', '.join(TASKS)}; default: {', '.join(QUICK_TASKS)}, of which without labels "
+        f"{', '.join(WITHOUT_LABELS)}",
+    )
+    parser.add_argument(
+        "--label-shares",
+        type=shares,
+        default=[0.01, 0.1],
+        metavar="PERCENT,…",
+        help="for semi-supervised; default: 1,10",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--out", type=Path, help="a directory for the report; default: RUN_DIR")
+    add_options(parser, Fitting())
     return parser

@@ -1,171 +1,189 @@
-"""The whole judgement of one encoder: kNN, linear probe, few labels, each beside its baselines."""
+"""The whole judgement of one encoder: each task beside its baselines."""
 
 from __future__ import annotations
 
-import statistics
-import sys
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastssl.errors import UserError, choose
 from fastssl.evaluation.features import extract_features, raw_pixels
-from fastssl.evaluation.few_labels import few_label_accuracy
-from fastssl.evaluation.knn import knn_accuracy
-from fastssl.evaluation.linear import INVERSE_PENALTY, linear_accuracy
+from fastssl.evaluation.few_labels import draw_share
+from fastssl.evaluation.fine_tuning import fine_tune
+from fastssl.evaluation.fitting import Augment, Fitting, Transform, accuracy
+from fastssl.evaluation.linear import INVERSE_PENALTY
+from fastssl.evaluation.progress import Bar
+from fastssl.evaluation.tasks import (
+    KNN_NEIGHBOURS,
+    KNN_TEMPERATURE,
+    QUICK_TASKS,
+    TASKS,
+    WITHOUT_LABELS,
+    Cells,
+    measure,
+    probe_jobs,
+    rank_job,
+    tuning_jobs,
+)
 
 COLUMNS = ("trained", "untrained", "raw pixels")
-Features = tuple[Tensor, Tensor]  # of the training and of the test images, [N, D] and [Q, D]
-KNN_NEIGHBOURS = 20
-KNN_TEMPERATURE = 0.07
 
 
 def evaluate_encoder(
     encoder: nn.Module,
     train_images: Tensor,
-    train_labels: Tensor,
-    test_images: Tensor,
-    test_labels: Tensor,
+    train_labels: Tensor | None,
+    test_images: Tensor | None,
+    test_labels: Tensor | None,
     *,
     untrained: nn.Module | Sequence[nn.Module],
-    transform: Callable[[Tensor], Tensor] | None = None,
+    tasks: Sequence[str] = QUICK_TASKS,
+    transform: Transform | None = None,
     labels_per_class: Sequence[int] = (1, 5, 10, 50),
     draws: int = 20,
+    label_shares: Sequence[float] = (0.01, 0.1),
+    fine_tunings: int = 3,
+    fitting: Fitting = Fitting(),  # noqa: B008, it is frozen
+    augment: Augment | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Judge frozen features of a trained encoder beside an untrained one and raw pixels.
+    """Judge a trained encoder beside an untrained one and raw pixels.
 
-    Labels are drawn from the training split only; test labels serve for the accuracies alone.
-    The three kinds of features meet the same probes on the same draws: weighted kNN by cosine, and
-    logistic regression on rows of unit length.
+    Labels to learn from come from the training split only; test labels serve for the scores alone.
+    The three kinds of frozen features meet the same probes on the same draws. Tasks:
+
+    - ``"knn"``: weighted kNN by cosine; ``"few-labels"``, ``"linear"``: logistic regression on rows
+      of unit length, with a few labels a class and with all;
+    - ``"clustering"``: k-means of the training features, as many clusters as classes, scored on the
+      test images; ``"rankme"``: RankMe of the training features, the one task without labels;
+    - ``"fine-tuning"``, ``"semi-supervised"``: encoder and linear layer learn, from all labels and
+      from a share of each class's; the untrained column is then training from scratch. They take
+      long, and are done only where asked for.
 
     Args:
         encoder: the trained encoder, on ``device``; maps float [B, C, H', W'] to [B, D].
         train_images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1].
-        train_labels: int64 [N].
+        train_labels: int64 [N]; None, as the two that follow, where no task needs labels.
         test_images: as ``train_images``, [Q, C, H, W].
         test_labels: int64 [Q].
         untrained: the same architecture with initial weights, on ``device``; or several of
             different seeds, over which the draws are spread: one small network can be luckier than
             another by several points.
+        tasks: which of those above.
         transform: maps a float32 batch in [0, 1] to the encoders' input (resizing,
             normalisation); None: nothing. Raw pixels do not go through it.
         labels_per_class: the few-label settings; one that some class is too small for is left out
             and named in ``setup.left_out``.
-        draws: label draws a setting.
+        draws: label draws a few-label setting.
+        label_shares: the semi-supervised settings, shares of each class's labels.
+        fine_tunings: runs a semi-supervised setting, each with its own draw.
+        fitting: how to fine-tune.
+        augment: random views for fine-tuning; see :func:`fine_tune`.
         batch_size: images a forward.
         device: where the encoders are.
-        seed: of the label draws.
-        progress: show a progress bar on stderr.
+        seed: of the draws, of k-means and of fine-tuning.
+        progress: show progress bars on stderr.
 
     Returns:
         ``{"results": {row: {column: {"mean": …, "std": …}}}, "setup": {…}}``. Rows are ``"kNN"``,
-        ``"1 label a class"``, ``"5 labels a class"``, …, ``"linear probe, all labels"``; columns
-        ``"trained"``, ``"untrained"``, ``"raw pixels"``; accuracies 0 to 1, std over draws
-        and initialisations (0 where there is one fit). Ready for JSON.
+        ``"1 label a class"``, ``"5 labels a class"``, …, ``"linear probe, all labels"``,
+        ``"k-means, accuracy"``, ``"k-means, NMI"``, ``"k-means, ARI"``,
+        ``"RankMe, dimensions"``, ``"fine-tuning, all labels"``, ``"fine-tuning, 1% of labels"``,
+        …; columns ``"trained"``, ``"untrained"`` and, of frozen features, ``"raw pixels"``; values
+        0 to 1 (ARI: −1 to 1; RankMe: 0 to D), std over draws and initialisations (0 where there is
+        one fit). Ready for JSON.
 
     Raises:
+        UserError: an unknown task, no labels for one that needs them, a share of the labels that
+            leaves a class without any.
         ValueError: images and labels that do not match, labels that are not int64, fewer than two
             classes, or features that are not finite.
     """
-    _check_labels("train", train_images, train_labels)
-    _check_labels("test", test_images, test_labels)
-    train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
-    counts = train_labels.bincount()
-    smallest = int(counts[counts > 0].min())
-    if int((counts > 0).sum()) < 2:
-        raise ValueError("at least two classes are needed to judge features")
-    settings = [k for k in labels_per_class if k <= smallest]
-    left_out = [k for k in labels_per_class if k > smallest]
-
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+    for task in tasks:
+        if task not in TASKS:
+            raise choose("task", task, list(TASKS))
+    for name, number in (("draws", draws), ("fine_tunings", fine_tunings)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     start = time.perf_counter()
     initial = [untrained] if isinstance(untrained, nn.Module) else list(untrained)
-    total = (1 + len(initial)) * (len(train_images) + len(test_images))
-    with _Bar("features", total, progress) as advance:
+    encoders = {"trained": [encoder], "untrained": initial}
+    through: dict[str, Any] = {"transform": transform, "batch_size": batch_size, "device": device}
+    setup: dict[str, Any] = {"tasks": list(tasks), "train images": len(train_images), "seed": seed}
+    setup["untrained initialisations"] = len(initial)
+    splits, probes, tunings = [train_images], [], []
+    needy = [task for task in tasks if task not in WITHOUT_LABELS]
+    if needy:
+        if train_labels is None or test_images is None or test_labels is None:
+            raise UserError(f"{', '.join(needy)}: labels of training and test images are needed")
+        _check_labels("train", train_images, train_labels)
+        _check_labels("test", test_images, test_labels)
+        y, test_y = train_labels.cpu(), test_labels.cpu()
+        sizes = [count for count in y.bincount().tolist() if count]
+        if len(sizes) < 2:
+            raise ValueError("at least two classes are needed to judge features")
+        settings = [k for k in labels_per_class if k <= min(sizes)]
+        probes = probe_jobs(tasks, y, test_y, settings, draws)
+        splits.append(test_images)
 
-        def through(module: nn.Module) -> Features:
-            def extract(images: Tensor) -> Tensor:
-                return extract_features(
-                    module,
-                    images,
-                    transform=transform,
-                    batch_size=batch_size,
-                    device=device,
-                    advance=advance,
-                )
+        def tuned_accuracy(module: nn.Module, share: float, seed: int) -> float:
+            model = fine_tune(
+                module,
+                train_images,
+                y,
+                fitting,
+                share=share,
+                transform=transform,
+                augment=augment,
+                device=device,
+                seed=seed,
+                progress=progress,
+            )
+            return accuracy(model, splits[1], test_y, **through)
 
-            return extract(train_images), extract(test_images)
-
-        features = {
-            "trained": [through(encoder)],
-            "untrained": [through(module) for module in initial],
-            "raw pixels": [(raw_pixels(train_images), raw_pixels(test_images))],
-        }
-
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    total = sum(len(settings) * draws + len(variants) for variants in features.values())
-    with _Bar("probes", total, progress) as advance:
-        for column, variants in features.items():
-            rows = _probe(variants, train_labels, test_labels, settings, draws, seed, advance)
-            for row, accuracies in rows:
-                results.setdefault(row, {})[column] = _summary(accuracies)
-    return {
-        "results": results,
-        "setup": {
-            "train images": len(train_images),
+        tunings = tuning_jobs(tasks, tuned_accuracy, label_shares, fine_tunings)
+        if "semi-supervised" in tasks:
+            for share in label_shares:  # refused now rather than after the other tasks
+                draw_share(y, share, seed=seed)
+        setup |= {
             "test images": len(test_images),
-            "classes": int((counts > 0).sum()),
+            "classes": len(sizes),
             "draws": draws,
-            "seed": seed,
             "knn neighbours": KNN_NEIGHBOURS,
             "knn temperature": KNN_TEMPERATURE,
             "logistic regression C": INVERSE_PENALTY,
-            "untrained initialisations": len(initial),
-            "feature dimensions": {name: part[0][0].shape[1] for name, part in features.items()},
-            "left_out": left_out,
-            "seconds": round(time.perf_counter() - start, 1),
-        },
-    }
+            "left_out": [k for k in labels_per_class if k not in settings],
+        }
+    if "rankme" in tasks:
+        probes.append(rank_job())
 
+    cells: Cells = {}
+    if probes:
+        total = (1 + len(initial)) * sum(len(images) for images in splits)
+        with Bar("features", total, progress) as advance:
+            features = {
+                column: [
+                    [extract_features(m, images, advance=advance, **through) for images in splits]
+                    for m in modules
+                ]
+                for column, modules in encoders.items()
+            }
+        features["raw pixels"] = [[raw_pixels(images) for images in splits]]
+        setup["feature dimensions"] = {column: of[0][0].shape[1] for column, of in features.items()}
+        measure(features, probes, cells, seed=seed, title="probes", progress=progress)
 
-def _probe(
-    variants: Sequence[Features],
-    train_labels: Tensor,
-    test_labels: Tensor,
-    settings: Sequence[int],
-    draws: int,
-    seed: int,
-    advance: Callable[[int], object],
-) -> Iterator[tuple[str, list[float]]]:
-    """Every row with its accuracies, for one kind of features; draw i judges variant i mod n."""
-    splits = [(train, train_labels, test, test_labels) for train, test in variants]
-    yield (
-        "kNN",
-        [knn_accuracy(*split, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE) for split in splits],
-    )
-    for k in settings:
-        accuracies = []
-        for i in range(draws):
-            split = splits[i % len(splits)]
-            accuracies.append(few_label_accuracy(*split, per_class=k, seed=seed + i))
-            advance(1)
-        yield f"{k} label{'s' if k > 1 else ''} a class", accuracies
-    accuracies = []
-    for split in splits:
-        accuracies.append(linear_accuracy(*split))
-        advance(1)
-    yield "linear probe, all labels", accuracies
-
-
-def _summary(accuracies: list[float]) -> dict[str, float]:
-    return {"mean": statistics.fmean(accuracies), "std": statistics.pstdev(accuracies)}
+    if tunings:
+        setup |= {"fine-tunings": fine_tunings, "fitting": dataclasses.asdict(fitting)}
+        measure(encoders, tunings, cells, seed=seed, title="fine-tunings", progress=progress)
+    setup["seconds"] = round(time.perf_counter() - start, 1)
+    return {"results": cells, "setup": setup}
 
 
 def _check_labels(split: str, images: Tensor, labels: Tensor) -> None:
@@ -173,21 +191,3 @@ def _check_labels(split: str, images: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"{split} labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}"
         )
-
-
-class _Bar:
-    """A progress bar as a context manager that yields ``advance(n)``; silent where not wanted."""
-
-    def __init__(self, title: str, total: int, shown: bool) -> None:
-        from tqdm import tqdm
-
-        interval = 0.1 if sys.stderr.isatty() else 10  # seconds; a log file wants few lines
-        self.bar = tqdm(
-            total=total, desc=title, disable=not shown, leave=False, mininterval=interval
-        )
-
-    def __enter__(self) -> Callable[[int], object]:
-        return self.bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()

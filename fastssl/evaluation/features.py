@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -39,20 +40,14 @@ def extract_features(
     Raises:
         ValueError: images of a wrong shape or dtype, none at all, or features that are not finite.
     """
-    _check_images(images)
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
+    check_images(images)
     features = []
-    try:
-        with torch.inference_mode():
-            for batch in images.split(batch_size):
-                x = _as_float(batch.to(device))
-                features.append(encoder(x if transform is None else transform(x)).flatten(1))
-                if advance is not None:
-                    advance(len(batch))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(encoder), torch.inference_mode():
+        for batch in images.split(batch_size):
+            x = as_float(batch.to(device))
+            features.append(encoder(x if transform is None else transform(x)).flatten(1))
+            if advance is not None:
+                advance(len(batch))
     stacked = torch.cat(features).to("cpu", torch.float32)
     if not torch.isfinite(stacked).all():
         raise ValueError("the encoder's features hold NaN or infinity; nothing can be judged")
@@ -70,21 +65,35 @@ def raw_pixels(images: Tensor) -> Tensor:
     Raises:
         ValueError: images of a wrong shape or dtype, or none at all.
     """
-    _check_images(images)
+    check_images(images)
     side_h, side_w = (min(side, RAW_SIDE) for side in images.shape[2:])
     if (side_h, side_w) == tuple(images.shape[2:]):
-        return _as_float(images.cpu()).flatten(1)
+        return as_float(images.cpu()).flatten(1)
     batches = (
-        F.adaptive_avg_pool2d(_as_float(b.cpu()), (side_h, side_w)) for b in images.split(256)
+        F.adaptive_avg_pool2d(as_float(b.cpu()), (side_h, side_w)) for b in images.split(256)
     )
     return torch.cat([batch.flatten(1) for batch in batches])
 
 
-def _as_float(images: Tensor) -> Tensor:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each part's own mode again."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 as k/255, floating as float32."""
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """uint8 or floating [N, C, H, W], N >= 1."""
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must be [N, C, H, W] with N >= 1, got {list(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():

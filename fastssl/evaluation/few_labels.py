@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastssl.errors import UserError
 from fastssl.evaluation.linear import linear_accuracy
 
 
@@ -31,6 +32,35 @@ def draw_labels(labels: Tensor, per_class: int, *, seed: int) -> Tensor:
         if len(members) < per_class:
             raise ValueError(f"class {label} has {len(members)} rows, {per_class} were asked for")
         chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    return torch.cat(chosen)
+
+
+def draw_share(labels: Tensor, share: float, *, seed: int) -> Tensor:
+    """Choose the same share of every class at random, without replacement.
+
+    Args:
+        labels: int64 [N], the training labels.
+        share: above 0, at most 1; of N_c rows of a class, ``round(share · N_c)`` are chosen.
+        seed: the same seed gives the same rows on every machine.
+
+    Returns:
+        int64, indices into ``labels``, class after class.
+
+    Raises:
+        UserError: a share outside (0, 1], or so small that a class would have no row.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"a share of the labels must be above 0 and at most 1, got {share}")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
+        count = round(share * len(members))
+        if count == 0:
+            raise UserError(
+                f"too few labels: {share:.3g} of the {len(members)} rows of class {label} is none"
+            )
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,20 @@ def linear_accuracy(
     probe = LogisticRegression(C=inverse_penalty, max_iter=max_iter)
     # One thread: these products are so small that threads cost more than they give, and on a busy
     # machine a hundred times more.
-    with warnings.catch_warnings(), _thread_pools().limit(limits=1):
+    with warnings.catch_warnings(), one_thread():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(_unit(features), labels.numpy())
-    return float(probe.score(_unit(test_features), test_labels.numpy()))
+        probe.fit(unit(features), labels.numpy())
+    return float(probe.score(unit(test_features), test_labels.numpy()))
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """One thread for numpy's and scikit-learn's arithmetic."""
+    return _thread_pools().limit(limits=1)
+
+
+def unit(features: Tensor) -> np.ndarray:
+    """Rows of unit length, float32; zero rows stay zero."""
+    return F.normalize(features.float(), dim=1).numpy()
 
 
 @functools.cache
@@ -62,7 +73,3 @@ def _thread_pools() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-def _unit(features: Tensor) -> np.ndarray:
-    return F.normalize(features.float(), dim=1).numpy()

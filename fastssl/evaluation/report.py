@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastssl.evaluation.evaluate import COLUMNS
+from fastssl.evaluation.tasks import RANK_ME
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,26 +18,27 @@ MARKDOWN_NAME = "evaluation.md"
 
 
 def to_table(report: dict[str, Any]) -> Table:
-    """The report of `evaluate_encoder` as a ``rich`` table, accuracies in per cent."""
+    """The report of `evaluate_encoder` as a ``rich`` table, all but RankMe in per cent."""
     from rich.table import Table
 
-    table = Table(title="Accuracy of frozen features, %", caption=_caption(report))
-    table.add_column("test accuracy")
+    table = Table(title="What the features are worth", caption=_caption(report))
+    table.add_column("test images, %")
     for column in COLUMNS:
         table.add_column(column, justify="right", style="bold" if column == "trained" else None)
     for row, cells in report["results"].items():
-        table.add_row(row, *(_cell(cells[column]) for column in COLUMNS))
+        table.add_row(row, *(cell(row, cells.get(column)) for column in COLUMNS))
     return table
 
 
 def to_markdown(report: dict[str, Any]) -> str:
     """The report of `evaluate_encoder` as a Markdown table with its setting in a line below."""
     lines = [
-        "| test accuracy, % | " + " | ".join(COLUMNS) + " |",
+        "| test images, % | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---:|" * len(COLUMNS),
     ]
     for row, cells in report["results"].items():
-        lines.append(f"| {row} | " + " | ".join(_cell(cells[column]) for column in COLUMNS) + " |")
+        shown = (cell(row, cells.get(column)) for column in COLUMNS)
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return "\n".join([*lines, "", _caption(report), ""])
 
 
@@ -48,18 +50,28 @@ def write_report(report: dict[str, Any], directory: str | os.PathLike[str]) -> t
     return paths
 
 
-def _cell(cell: dict[str, float]) -> str:
-    mean = f"{100 * cell['mean']:.1f}"
-    return f"{mean} ± {100 * cell['std']:.1f}" if cell["std"] else mean
+def cell(row: str, of: dict[str, float] | None) -> str:
+    """Mean and deviation as text: in per cent, RankMe in dimensions; empty where there is none."""
+    if of is None:
+        return ""
+    factor = 1 if row == RANK_ME else 100
+    mean = f"{factor * of['mean']:.1f}"
+    return f"{mean} ± {factor * of['std']:.1f}" if of["std"] else mean
 
 
 def _caption(report: dict[str, Any]) -> str:
     setup = report["setup"]
-    text = (
-        f"{setup['train images']} training and {setup['test images']} test images, "
-        f"{setup['classes']} classes; few labels: mean ± standard deviation over "
-        f"{setup['draws']} draws from the training split."
-    )
-    if setup["left_out"]:
-        text += f" Left out, a class is too small: {setup['left_out']} labels a class."
+    text = f"{setup['train images']} training"
+    if "test images" not in setup:
+        return text + " images."
+    text += f" and {setup['test images']} test images, {setup['classes']} classes."
+    if "few-labels" in setup["tasks"]:
+        text += (
+            " Few labels: mean ± standard deviation over "
+            f"{setup['draws']} draws from the training split."
+        )
+        if setup["left_out"]:
+            text += f" Left out, a class is too small: {setup['left_out']} labels a class."
+    if "semi-supervised" in setup["tasks"]:
+        text += f" Shares of the labels: over {setup['fine-tunings']} draws."
     return text

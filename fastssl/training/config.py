@@ -116,7 +116,7 @@ class TrainConfig(BaseModel):
     checkpoint_seconds: float = Field(30, ge=0)
     """at most this much work is lost when a run is killed; 0: checkpoint every step"""
     evaluate: bool = True
-    """judge the encoder when training ends, where the data has labels"""
+    """judge the encoder when training ends; without labels, by RankMe alone"""
     pictures: bool = True
     """draw the loss, views, the map of embeddings and nearest neighbours when training ends"""
 

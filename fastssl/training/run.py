@@ -6,6 +6,7 @@ import copy
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastssl.data import Images, Split, Views, build_recipe, fitted, load_data
+from fastssl.data import Images, Recipe, Split, Views, build_recipe, fitted, load_data
 from fastssl.errors import UserError
-from fastssl.evaluation import evaluate_encoder, write_report
-from fastssl.methods import METHODS
+from fastssl.evaluation import QUICK_TASKS, WITHOUT_LABELS, evaluate_encoder, write_report
+from fastssl.methods import METHODS, Method
+from fastssl.nn import first_layers
 from fastssl.training.build import build_method
 from fastssl.training.checkpoint import load_checkpoint
 from fastssl.training.config import TrainConfig
@@ -48,6 +50,7 @@ class Run:
     untrained: nn.Module  # with the weights training began with
     data: Split
     recipe: Views
+    head_layers: int = 0  # of the projection head that the encoders end with
 
 
 def train(
@@ -69,7 +72,7 @@ def train(
 
     Returns:
         The run directory (None in a process that is not the first), and the evaluation's report
-        (None where it is off, or without labels).
+        (None where it is off).
 
     Raises:
         UserError: a wrong setting, a missing or broken file.
@@ -105,48 +108,97 @@ def train(
         return path, report
 
 
-def load_run(path: Path | str, *, device: str = "auto") -> Run:
+def load_run(path: Path | str, *, device: str = "auto", head_layers: int = 0) -> Run:
     """Read back the encoder, the data and the settings of a run.
 
     Args:
         path: its directory.
         device: where the encoders are put.
+        head_layers: how many of the projection head's first layers count as the encoder's last; 1
+            where SimCLR v2 fine-tunes.
 
     Raises:
-        UserError: it holds no run or no checkpoint, or the data is gone.
+        UserError: it holds no run or no checkpoint, the data is gone, or the head has no such
+            layers.
     """
     config = read_config(Path(path))
     state = load_checkpoint(Path(path) / CHECKPOINT)
     data, recipe = _data(config)
     method = build_method(config, data.train.shape, samples=len(data.train))
-    untrained = copy.deepcopy(method.encoder)
+    encoder = encoder_of(method, head_layers)
+    untrained = copy.deepcopy(encoder)
     try:
         method.load_state_dict(state["method"])
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint is not of the config's model") from error
     chosen = choose_device(device)
-    return Run(config, method.encoder.to(chosen).eval(), untrained.to(chosen), data, recipe)
+    encoder = encoder.to(chosen).eval()
+    return Run(config, encoder, untrained.to(chosen), data, recipe, head_layers)
 
 
-def judge(run: Run, device: torch.device | str, *, progress: bool = True) -> dict[str, Any] | None:
-    """The evaluation of a run's encoder (see ``evaluate_encoder``); None without labels."""
+def encoder_of(method: Method, head_layers: int = 0) -> nn.Module:
+    """A method's encoder, or it with the first layers of the projection head.
+
+    Raises:
+        UserError: the method has no head with such layers.
+    """
+    if head_layers == 0:
+        return method.encoder
+    head = getattr(method, "head", None)
+    if not isinstance(head, nn.Sequential):
+        raise UserError(f"{type(method).__name__} has no projection head to keep layers of")
+    return nn.Sequential(method.encoder, *first_layers(head, head_layers))
+
+
+def judge(
+    run: Run,
+    device: torch.device | str,
+    *,
+    tasks: Sequence[str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """The evaluation of a run's encoder.
+
+    Args:
+        run: what ``load_run`` gives.
+        device: where its encoders are.
+        tasks: see ``evaluate_encoder``; None: the quick ones, without labels those that need none.
+        progress: show progress bars on stderr.
+        options: others of ``evaluate_encoder``.
+
+    Raises:
+        UserError: a task needs labels and there are none; or as ``evaluate_encoder`` does.
+    """
     train, test = run.data.train, run.data.test
-    if test is None or train.labels is None or test.labels is None:
-        return None
+    labelled = test is not None and train.labels is not None and test.labels is not None
+    if tasks is None:
+        tasks = QUICK_TASKS if labelled else WITHOUT_LABELS
     train_images, train_labels = sample(train)
-    test_images, test_labels = sample(test)
+    test_images, test_labels = (None, None) if test is None else sample(test)
     return evaluate_encoder(
         run.encoder,
         train_images,
-        train_labels,
+        train_labels if labelled else None,
         test_images,
-        test_labels,
+        test_labels if labelled else None,
         untrained=initialisations(run, device),
+        tasks=tasks,
         transform=run.recipe.normalize,
+        augment=gentle(run.recipe),
         device=device,
         seed=run.config.seed,
         progress=progress,
+        **options,
     )
+
+
+def gentle(recipe: Views) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """The recipe's crops and flips alone, one view: how SimCLR fine-tunes and distils."""
+    first = recipe if isinstance(recipe, Recipe) else recipe.recipes[0]
+    kept = ("scale", "ratio", "shift", "rotate", "shear", "flip", "mean", "std")
+    crops = Recipe(views=1, **{name: getattr(first, name) for name in kept})
+    return lambda images, indices, seed: crops(images, indices, seed)[0]
 
 
 def initialisations(run: Run, device: torch.device | str) -> list[nn.Module]:
@@ -160,7 +212,8 @@ def initialisations(run: Run, device: torch.device | str) -> list[nn.Module]:
     shape, samples = run.data.train.shape, len(run.data.train)
     seeds = range(run.config.seed + 1, run.config.seed + INITIALISATIONS)
     configs = [run.config.model_copy(update={"seed": seed}) for seed in seeds]
-    others = [build_method(config, shape, samples=samples).encoder for config in configs]
+    methods = [build_method(config, shape, samples=samples) for config in configs]
+    others = [encoder_of(method, run.head_layers) for method in methods]
     return [run.untrained, *(other.to(device) for other in others)]
 
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fastssl.cli import main
+from fastssl.data import Split, TensorImages
 from fastssl.evaluation import evaluate_encoder
 from fastssl.training import TrainConfig, train
 
@@ -53,6 +54,33 @@ def test_eval_on_other_data_into_another_directory(run_dir, tmp_path):
     assert (tmp_path / "evaluation.json").exists()
 
 
+def test_chosen_tasks_on_the_encoder_with_the_heads_first_layer(run_dir, tmp_path, capsys):
+    arguments = ["eval", str(run_dir), "--device", "cpu", "--out", str(tmp_path)]
+    tuning = ["--tasks", "rankme,semi-supervised", "--label-shares", "10", "--epochs", "1"]
+    assert main([*arguments, *tuning, "--head-layers", "1"]) == 0
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(report["results"]) == ["RankMe, dimensions", "fine-tuning, 10% of labels"]
+    assert list(report["results"]["fine-tuning, 10% of labels"]) == ["trained", "untrained"]
+    assert report["setup"]["feature dimensions"]["trained"] == 32  # the head's hidden width
+    assert report["setup"]["fitting"]["epochs"] == 1
+    printed = capsys.readouterr().out
+    assert "fine-tuning, 10% of labels" in printed
+    assert "over 3" in printed
+
+
+def test_without_labels_rankme_alone(run_dir, tmp_path, capsys, monkeypatch):
+    images = torch.randint(0, 256, (9, 1, 16, 16), dtype=torch.uint8)
+    unlabelled = Split(TensorImages(images), None, "digits")
+    monkeypatch.setattr("fastssl.cli.eval.load_data", lambda *_, **__: unlabelled)
+    arguments = ["eval", str(run_dir), "--data", "x", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(report["results"]) == ["RankMe, dimensions"]
+    assert "9 training images." in capsys.readouterr().out
+    assert main([*arguments, "--tasks", "rankme,knn,fine-tuning"]) == 2
+    assert "knn, fine-tuning: labels of training and test images" in capsys.readouterr().err
+
+
 def test_colour_images_for_a_grey_encoder(run_dir, tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -68,6 +96,10 @@ def test_colour_images_for_a_grey_encoder(run_dir, tmp_path, capsys):
         (["nowhere"], "nowhere"),
         (["RUN", "--data", "nothing"], "nothing"),
         (["RUN", "--device", "abacus"], "abacus"),
+        (["RUN", "--tasks", "knn,golf"], "no task 'golf'; there are: knn, few-labels"),
+        (["RUN", "--tasks", "semi-supervised", "--label-shares", "0.1"], "too few labels: 0.001"),
+        (["RUN", "--epochs", "0"], "epochs must be positive, got 0"),
+        (["RUN", "--head-layers", "2"], "all but the last of a head's 2 layers"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line(run_dir, arguments, message, capsys):

@@ -15,7 +15,9 @@ from fastssl.evaluation import (
     write_report,
 )
 
-ROWS = ["kNN", "1 label a class", "5 labels a class", "linear probe, all labels"]
+ROWS = ["kNN", "1 label a class", "5 labels a class", "10 labels a class"]
+ROWS += ["linear probe, all labels", "k-means, accuracy", "k-means, NMI", "k-means, ARI"]
+RANK = "RankMe, dimensions"
 
 
 def tiny_encoder():
@@ -40,12 +42,13 @@ def report():
     )
 
 
-def test_every_cell_is_there_and_is_an_accuracy(report):
-    assert list(report["results"]) == [ROWS[0], *ROWS[1:3], "10 labels a class", ROWS[3]]
-    for cells in report["results"].values():
+def test_every_cell_is_there_and_in_its_range(report):
+    assert list(report["results"]) == [*ROWS, RANK]
+    for row, cells in report["results"].items():
         assert list(cells) == ["trained", "untrained", "raw pixels"]
         for cell in cells.values():
-            assert 0 <= cell["mean"] <= 1
+            low, high = (1, 30) if row == RANK else (-0.5, 1) if "ARI" in row else (0, 1)
+            assert low <= cell["mean"] <= high, row
             assert cell["std"] >= 0
     assert report["results"]["kNN"]["raw pixels"]["mean"] == 1.0
     assert report["setup"]["left_out"] == [50]
@@ -82,7 +85,7 @@ def test_markdown_and_table_show_every_row(report, tmp_path):
     console = Console(width=100, file=io.StringIO())
     console.print(to_table(report))
     for text in (to_markdown(report), console.file.getvalue()):
-        for word in (*ROWS, "trained", "untrained", "raw pixels", "12 test", "[50]"):
+        for word in (*ROWS, RANK, "trained", "untrained", "raw pixels", "12 test", "[50]"):
             assert word in text
     json_path, markdown_path = write_report(report, tmp_path)
     assert json.loads(json_path.read_text()) == report

@@ -1,0 +1,163 @@
+"""A small training loop for classifiers: what fine-tuning and distillation share."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastssl.data.random import mix
+from fastssl.errors import UserError
+from fastssl.evaluation.features import as_float, check_images, evaluating, extract_features
+from fastssl.evaluation.progress import Bar
+from fastssl.nn import SplitBatchNorm
+from fastssl.optim import build_optimizer, set_lr, warmup_cosine
+
+ORDER, VIEWS, NOISE = range(3)  # what a seed is for
+
+Transform = Callable[[Tensor], Tensor]  # float32 in [0, 1] to the encoder's input
+Augment = Callable[[Tensor, Tensor, int], Tensor]  # (uint8 images, indices, seed) to its input
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a classifier is trained; the defaults fine-tune, on small images as on large ones."""
+
+    epochs: int = 60  # passes over the labelled images
+    batch_size: int = 256  # at most; with fewer images, all of them
+    optimizer: str = "sgd"  # or "adamw", "lars"
+    lr: float = 0.05  # at the peak, not scaled by the batch; then half a cosine down to 0
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    # Batch norm normalises by the batch and its running statistics follow, as in SimCLR; True: it
+    # normalises by those of pre-training, which stay, and its scale and shift alone learn.
+    freeze_batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+def classifier(encoder: nn.Module, classes: int, example: Tensor) -> nn.Sequential:
+    """A copy of an encoder with a linear layer on top, all of it set to learn.
+
+    Args:
+        encoder: maps [B, C, H, W] to [B, F] or to what flattens to it; it stays as it is.
+        classes: outputs of the layer, whose weights begin at 0: no seed is needed, and the first
+            step leaves the encoder alone.
+        example: inputs of the encoder, [B, C, H, W], B >= 1, to learn F from.
+
+    Returns:
+        ``encoder``, ``flatten`` and ``linear`` in sequence, to logits [B, classes].
+    """
+    with evaluating(encoder), torch.no_grad():
+        features = encoder(example).flatten(1)
+    linear = nn.utils.skip_init(  # and leave the generator alone
+        nn.Linear, features.shape[1], classes, device=features.device, dtype=features.dtype
+    )
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    parts = {"encoder": copy.deepcopy(encoder), "flatten": nn.Flatten(), "linear": linear}
+    model = nn.Sequential(OrderedDict(parts)).requires_grad_()
+    for module in model.modules():
+        if isinstance(module, SplitBatchNorm):
+            module.splits = 1  # plain: there are no queries here that keys could tell
+    return model
+
+
+def fit(
+    model: nn.Module,
+    images: Tensor,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    fitting: Fitting,
+    *,
+    transform: Transform | None = None,
+    augment: Augment | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    title: str = "fit",
+    progress: bool = True,
+) -> None:
+    """Train a classifier in place, and leave it in evaluation mode.
+
+    Batches are drawn anew each epoch; rows that do not fill one wait for the next epoch. On a CPU
+    the same seed gives the same weights bit for bit, and torch's global generators are left alone.
+
+    Args:
+        model: from inputs to logits [B, C], on ``device``.
+        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1].
+        loss: from logits [B, C], the inputs they come from and their rows in ``images``, int64 [B]
+            on the CPU, to a scalar.
+        fitting: the settings.
+        transform: as for ``extract_features``.
+        augment: in place of ``transform``: random views of a batch, such as a ``Recipe``'s.
+        device: where the model is.
+        seed: of the batches, the views and dropout.
+        title: of the progress bar.
+        progress: show it on stderr.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    check_images(images)
+    size = min(fitting.batch_size, len(images))
+    steps = len(images) // size  # an epoch
+    optimizer = build_optimizer(
+        fitting.optimizer,
+        model,
+        lr=fitting.lr,
+        momentum=fitting.momentum,
+        weight_decay=fitting.weight_decay,
+    )
+    total, warmup = fitting.epochs * steps, round(fitting.warmup_epochs * steps)
+    model.train()
+    for module in model.modules():
+        if fitting.freeze_batch_norm and isinstance(module, _BatchNorm):
+            module.eval()
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(cuda), Bar(title, total, progress) as advance:
+        torch.manual_seed(mix(seed, NOISE))
+        for epoch in range(fitting.epochs):
+            generator = torch.Generator().manual_seed(mix(seed, ORDER, epoch))
+            order = torch.randperm(len(images), generator=generator)
+            for step in range(steps):
+                rows = order[step * size : (step + 1) * size]
+                batch = images[rows].to(device)
+                if augment is not None:
+                    x = augment(batch, rows.to(device), mix(seed, VIEWS, epoch))
+                else:
+                    x = as_float(batch) if transform is None else transform(as_float(batch))
+                if x.dim() == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)  # convolutions' fastest
+                set_lr(optimizer, fitting.lr * warmup_cosine(epoch * steps + step, total, warmup))
+                optimizer.zero_grad(set_to_none=True)
+                value = loss(model(x), x, rows)
+                value.backward()
+                optimizer.step()
+                advance(1)
+            if not torch.isfinite(value.detach()):  # once an epoch: a GPU need not wait each step
+                raise UserError(f"the loss is {value.item()} in epoch {epoch + 1}: a smaller lr?")
+    model.eval()
+
+
+def accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    transform: Transform | None = None,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> float:
+    """The share of images, [Q, C, H, W], whose largest logit is that of their label, 0 to 1."""
+    logits = extract_features(
+        model, images, transform=transform, batch_size=batch_size, device=device
+    )
+    return (logits.argmax(1) == labels.cpu()).float().mean().item()
