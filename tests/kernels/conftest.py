@@ -16,6 +16,9 @@ collect_ignore_glob = []
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob += ["test_interpreter.py", "test_*_triton.py", "test_*codegen.py"]
 elif backends.interpreting():
+    from tests.kernels.interpreter import quicken
+
+    quicken()
     collect_ignore_glob += ["test_interpreter.py", "test_*codegen.py"]
 elif not torch.cuda.is_available():
     collect_ignore_glob += ["test_*_triton.py"]
