@@ -85,6 +85,14 @@ class Local:
         """This rank's among the rows of all ranks."""
         return rows
 
+    def join(self, lse: Tensor, bound: Tensor | None = None) -> Tensor:
+        """The log-sum-exp over the rows of all ranks of what is ``lse`` over a rank's.
+
+        ``bound``, the same on all ranks, is no less than any part of it but for a factor of the
+        number of rows: then one reduction is enough, unless all parts are far below it.
+        """
+        return lse
+
 
 LOCAL = Local()
 
@@ -139,6 +147,19 @@ class Ranks(Local):
     def own(self, rows: Tensor) -> Tensor:
         """This rank's among the rows of all ranks."""
         return rows.split(self.samples)[dist.get_rank(self.group)]
+
+    @uncompiled
+    @torch.no_grad()
+    def join(self, lse: Tensor, bound: Tensor | None = None) -> Tensor:
+        """The log-sum-exp over the rows of all ranks of what is ``lse`` over a rank's."""
+        if bound is not None:
+            total = self.sum(torch.exp(lse - bound))
+            if bool((total > torch.finfo(lse.dtype).tiny ** 0.5).all()):  # alike on all ranks
+                return bound + total.log()
+        highest = lse.clone()
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.group)
+        highest = torch.where(highest.isfinite(), highest, 0.0)
+        return highest + self.sum(torch.exp(lse - highest)).log()
 
     def _sizes(self, x: Tensor) -> list[int]:
         """The lengths of what is ``x`` on this rank, on every rank."""

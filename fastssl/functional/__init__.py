@@ -1,5 +1,6 @@
 """Losses as formulas over the ops."""
 
+from fastssl.functional.clustering import sinkhorn, sinkhorn_potentials
 from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
 from fastssl.functional.distillation import distillation_loss
 from fastssl.functional.image_text import clip_loss
@@ -23,6 +24,8 @@ __all__ = [
     "nnclr",
     "nt_xent",
     "siglip_loss",
+    "sinkhorn",
+    "sinkhorn_potentials",
     "sup_con",
     "swav_loss",
 ]

@@ -4,6 +4,7 @@ from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
 from fastssl.ops.similarity_softplus import similarity_softplus
 from fastssl.ops.similarity_topk import similarity_topk
+from fastssl.ops.sinkhorn import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 
 __all__ = [
     "prototype_cross_entropy",
@@ -11,4 +12,7 @@ __all__ = [
     "similarity_lse_both",
     "similarity_softplus",
     "similarity_topk",
+    "sinkhorn",
+    "sinkhorn_columns",
+    "sinkhorn_potentials",
 ]

@@ -10,6 +10,7 @@ from fastssl.reference.similarity_lse import (
 )
 from fastssl.reference.similarity_softplus import similarity_softplus
 from fastssl.reference.similarity_topk import similarity_topk
+from fastssl.reference.sinkhorn import sinkhorn
 
 __all__ = [
     "ema_update",
@@ -19,5 +20,6 @@ __all__ = [
     "similarity_lse_both",
     "similarity_softplus",
     "similarity_topk",
+    "sinkhorn",
     "unit_rows",
 ]
