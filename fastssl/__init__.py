@@ -16,9 +16,12 @@ from fastssl.losses import (
 )
 from fastssl.patching import patch, unpatch
 from fastssl.prototype_losses import DINOLoss, IBOTPatchLoss, KoLeoLoss, SwAVLoss
+from fastssl.regression_losses import BarlowTwinsLoss, BYOLLoss, SimSiamLoss, VICRegLoss
 
 __all__ = [
+    "BYOLLoss",
     "BackendError",
+    "BarlowTwinsLoss",
     "CLIPLoss",
     "DCLLoss",
     "DCLWLoss",
@@ -30,8 +33,10 @@ __all__ = [
     "NNCLRLoss",
     "NTXentLoss",
     "SigLIPLoss",
+    "SimSiamLoss",
     "SupConLoss",
     "SwAVLoss",
+    "VICRegLoss",
     "__version__",
     "backends",
     "functional",

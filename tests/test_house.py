@@ -26,6 +26,7 @@ FLOORS = {
     "fastssl.functional": 3,
     "fastssl.losses": 3,
     "fastssl.prototype_losses": 3,
+    "fastssl.regression_losses": 3,
     "fastssl.nn": 3,
     "fastssl.methods": 4,
     "fastssl.optim": 4,

@@ -8,10 +8,18 @@ from fastssl.functional.koleo import koleo_loss
 from fastssl.functional.multi_view import multi_view_nt_xent
 from fastssl.functional.nearest import nnclr
 from fastssl.functional.prototypes import dino_loss, ibot_patch_loss, swav_loss
+from fastssl.functional.redundancy import barlow_twins_loss, vicreg_loss
+from fastssl.functional.regression import (
+    byol_loss,
+    negative_cosine_similarity,
+    simsiam_loss,
+)
 from fastssl.functional.sigmoid import siglip_loss
 from fastssl.functional.supervised import sup_con
 
 __all__ = [
+    "barlow_twins_loss",
+    "byol_loss",
     "clip_loss",
     "dcl",
     "dclw",
@@ -21,11 +29,14 @@ __all__ = [
     "info_nce",
     "koleo_loss",
     "multi_view_nt_xent",
+    "negative_cosine_similarity",
     "nnclr",
     "nt_xent",
     "siglip_loss",
+    "simsiam_loss",
     "sinkhorn",
     "sinkhorn_potentials",
     "sup_con",
     "swav_loss",
+    "vicreg_loss",
 ]

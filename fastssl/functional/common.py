@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastssl.distributed import Local
 from fastssl.ops.checks import FLOATS
-from fastssl.reference.similarity_lse import NORM_EPS
+from fastssl.reference.similarity_lse import NORM_EPS, unit_rows
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -119,6 +119,11 @@ def group_rows(ids: Tensor) -> tuple[Tensor, Tensor]:
 def widened(x: Tensor) -> Tensor:
     """In float64, or float32 on devices without it."""
     return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Of row i of both, [N, D] to [N], in float64; 0, without gradient, where a row is zero."""
+    return (unit_rows(widened(x)) * unit_rows(widened(y))).sum(dim=1)
 
 
 def similarities(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
