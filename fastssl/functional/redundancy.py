@@ -14,7 +14,7 @@ from fastssl.functional.common import check_alike, check_scalar, loss_dtype, wid
 
 # Columns of a matrix [D, D] that are computed at a time.
 TILE = 512
-# With so many features a row, float64 products of rows beat float32 tiles; some GPUs are slow at it.
+# So many features a row, and float64 products of rows beat float32 tiles; some GPUs are slow at it.
 WIDE = {"cpu": 4, "cuda": 32}
 
 
@@ -183,10 +183,10 @@ def _tiles(x: Tensor, y: Tensor, ranks: Local) -> tuple[Tensor, Tensor, Tensor]:
     for start in range(0, x.shape[1], TILE):
         tile = slice(start, start + TILE)
         c = ranks.sum(x.T @ y[:, tile])  # [D, TILE]
-        c[tile].fill_diagonal_(0)
+        c[tile].diagonal().zero_()
         value = value + _sum_of_squares(c)
         d_x.addmm_(y[:, tile], c.T, alpha=2)
-        torch.mm(x, c, out=d_y[:, tile])
+        d_y[:, tile] = x @ c
     return value, d_x, 2 * d_y
 
 
@@ -197,7 +197,7 @@ def _symmetric_tiles(x: Tensor, ranks: Local) -> tuple[Tensor, Tensor]:
     for start in range(0, x.shape[1], TILE):
         tile, end = slice(start, start + TILE), min(start + TILE, x.shape[1])
         c = ranks.sum(x[:, :end].T @ x[:, tile])  # [end, TILE], with C's diagonal in the last rows
-        c[tile].fill_diagonal_(0)
+        c[tile].diagonal().zero_()
         value = value + 2 * _sum_of_squares(c[:start]) + _sum_of_squares(c[start:])
         d_x[:, tile].addmm_(x[:, :end], c, alpha=4)
         d_x[:, :start].addmm_(x[:, tile], c[:start].T, alpha=4)
