@@ -165,7 +165,7 @@ def steps_are_those_of_one():
             case = f"{name}, ring={ring}"
             assert relative(value, loss) < 1e-6, case
             norm = torch.cat([d.flatten() for d in gradients]).norm().item()
-            # Some cancel to a rounding of others: what shifts all z, such as a bias, is nothing to some.
+            # Some cancel to a rounding of others, as a bias's does where a mean is taken off.
             floor = (0.1 if name.startswith(("barlow", "vicreg")) else 0.01) * norm
             for a, b in zip(d_mine, gradients, strict=True):
                 assert relative(a, b, floor=floor) < 1e-6, case
