@@ -285,7 +285,13 @@ SMALL = Recipe(  # SimCLR on CIFAR-10: no blur, jitter of half the strength
 PHOTO = replace(SMALL, jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5)  # SimCLR on ImageNet
 BYOL = replace(PHOTO, jitter=(0.4, 0.4, 0.2, 0.1))
 FIRST, SECOND = replace(BYOL, views=1, blur=1.0), replace(BYOL, views=1, blur=0.1, solarize=0.2)
-GLOBAL = (0.4, 1.0)  # scale of DINO's
+
+
+def dino(large: tuple[float, float], small: tuple[float, float]) -> MultiCrop:
+    """DINO's views: two large crops of one scale, eight of 96 pixels of another."""
+    crops = replace(BYOL, scale=small, size=96 / 224, views=8)
+    return MultiCrop((replace(FIRST, scale=large), replace(SECOND, scale=large), crops))
+
 
 RECIPES: dict[str, Views] = {
     "digits": DIGITS,
@@ -299,13 +305,8 @@ RECIPES: dict[str, Views] = {
             replace(PHOTO, scale=(0.05, 0.14), size=96 / 224, views=6),
         )
     ),
-    "dino": MultiCrop(
-        (
-            replace(FIRST, scale=GLOBAL),
-            replace(SECOND, scale=GLOBAL),
-            replace(BYOL, scale=(0.05, 0.4), size=96 / 224, views=8),
-        )
-    ),
+    "dino": dino((0.4, 1.0), (0.05, 0.4)),
+    "dino-resnet": dino((0.14, 1.0), (0.05, 0.14)),
     "digits-crops": MultiCrop(  # two as of "digits", four of half the side
         (DIGITS, replace(DIGITS, scale=(0.2, 0.5), shift=0.0, size=0.5, views=4))
     ),

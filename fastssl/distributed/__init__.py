@@ -16,6 +16,6 @@ same number on each of W ranks and so counts W times, which is what DistributedD
 over ranks takes out again: the step is that of one process with the whole batch.
 """
 
-from fastssl.distributed.batch import LOCAL, Group, Local, Ranks, agree
+from fastssl.distributed.batch import LOCAL, Group, Local, Ranks, agree, share
 
-__all__ = ["LOCAL", "Group", "Local", "Ranks", "agree"]
+__all__ = ["LOCAL", "Group", "Local", "Ranks", "agree", "share"]

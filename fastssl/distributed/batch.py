@@ -58,6 +58,14 @@ def agree(group: Group, ring: bool, check: Callable[..., None], **inputs: Any) -
     return _agree(None if group is True else group, ring, check, inputs)
 
 
+def share(rows: Tensor, group: Group) -> Tensor:
+    """This rank's part of rows that every rank of the group has; without one, all of them."""
+    if not group or not dist.is_initialized():
+        return rows
+    ranks = None if group is True else group
+    return rows.tensor_split(dist.get_world_size(ranks))[dist.get_rank(ranks)]
+
+
 class Local:
     """A batch on one process: a loss's ops as they are."""
 

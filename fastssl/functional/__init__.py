@@ -1,6 +1,7 @@
 """Losses as formulas over the ops."""
 
 from fastssl.functional.clustering import sinkhorn, sinkhorn_potentials
+from fastssl.functional.clusters import cluster_loss, spherical_k_means
 from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
 from fastssl.functional.distillation import distillation_loss
 from fastssl.functional.image_text import clip_loss
@@ -21,6 +22,7 @@ __all__ = [
     "barlow_twins_loss",
     "byol_loss",
     "clip_loss",
+    "cluster_loss",
     "dcl",
     "dclw",
     "dino_loss",
@@ -36,6 +38,7 @@ __all__ = [
     "simsiam_loss",
     "sinkhorn",
     "sinkhorn_potentials",
+    "spherical_k_means",
     "sup_con",
     "swav_loss",
     "vicreg_loss",

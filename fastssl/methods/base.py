@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fastssl.distributed import Group
@@ -70,3 +72,10 @@ class Method(nn.Module):
     def forward(self, *views: Any, **samples: Any) -> Tensor:
         """The loss of a batch of views."""
         return self.loss(*self.embed(*views), *self.targets(*views), **samples)
+
+
+def features(encoder: nn.Module, views: Sequence[Tensor]) -> Tensor:
+    """``f(x)`` of V views, [N, C, H, W] each, as [V·N, F]; those of one size pass together, so that
+    batch norm sees them together."""
+    passes = groupby(views, key=lambda x: x.shape[2:])
+    return torch.cat([encoder(torch.cat(list(alike))) for _, alike in passes])

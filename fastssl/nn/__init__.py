@@ -5,6 +5,7 @@ from fastssl.nn.encoders import ENCODERS, SmallCNN, SmallResNet, build_encoder, 
 from fastssl.nn.heads import HEADS, first_layers, prediction_head, projection_head
 from fastssl.nn.memory import MemoryBank, MemoryQueue
 from fastssl.nn.momentum import MomentumEncoder, cosine_momentum
+from fastssl.nn.prototypes import Prototypes
 from fastssl.nn.resnet import ResNet, resnet18, resnet50
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MemoryBank",
     "MemoryQueue",
     "MomentumEncoder",
+    "Prototypes",
     "ResNet",
     "SmallCNN",
     "SmallResNet",

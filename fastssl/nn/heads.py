@@ -8,20 +8,21 @@ from torch import nn
 
 from fastssl.errors import UserError, choose
 
-HEADS = {"v1": 2, "v2": 3, "linear": 1, "mlp": 2}  # layers
-PLAIN = ("linear", "mlp")  # without batch norm
+HEADS = {"v1": 2, "v2": 3, "linear": 1, "mlp": 2, "mlp-bn": 2, "dino": 3}  # layers
 
 
 def projection_head(
     version: str, in_features: int, hidden: int = 2048, out_features: int = 128
 ) -> nn.Sequential:
-    """g: linear layers with ReLU between them, none after the last.
+    """g: linear layers with ReLU (DINO: GELU) between them, none after the last.
 
     Args:
         version: SimCLR's, with batch norm after each layer: "v1", two layers (Chen et al. 2020,
             https://arxiv.org/abs/2002.05709), or "v2", three, of which the first is kept for
-            fine-tuning (https://arxiv.org/abs/2006.10029). Without: "linear", one layer, as in
-            MoCo v1 and NPID, or "mlp", two, as in MoCo v2 and SupCon.
+            fine-tuning (https://arxiv.org/abs/2006.10029). "mlp-bn", two layers with batch norm
+            between them, as in BYOL and SwAV. Without: "linear", one layer, as in MoCo v1 and
+            NPID; "mlp", two, as in MoCo v2 and SupCon; "dino", three (Caron et al. 2021,
+            https://arxiv.org/abs/2104.14294), whose output prototypes are to follow.
         in_features: F, the width of the encoder's output.
         hidden: width of the layers before the last.
         out_features: D.
@@ -37,15 +38,20 @@ def projection_head(
         raise choose("head", version, list(HEADS))
     widths = [in_features] + [hidden] * (HEADS[version] - 1) + [out_features]
     layers: list[nn.Module] = []
+    simclr, normed = version in ("v1", "v2"), version in ("v1", "v2", "mlp-bn")
     for width_in, width_out in pairwise(widths):
-        if version in PLAIN:
-            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
-        else:
-            layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out)]
-            layers += [nn.ReLU()]
-    if version in PLAIN:
-        return nn.Sequential(*layers[:-1])
-    return nn.Sequential(*layers[:-2], ScaleNorm(out_features))
+        layers += [nn.Linear(width_in, width_out, bias=not simclr)]
+        layers += [nn.BatchNorm1d(width_out)] if normed else []
+        layers += [nn.GELU() if version == "dino" else nn.ReLU()]
+    layers = layers[: -2 if normed else -1]
+    if simclr:
+        layers += [ScaleNorm(out_features)]
+    if version == "dino":
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
 
 
 def first_layers(head: nn.Sequential, layers: int) -> nn.Sequential:

@@ -13,7 +13,18 @@ from fastssl.errors import UserError
 from fastssl.methods import METHODS
 from fastssl.training.presets import settings_of
 
-MethodName = Literal["simclr", "moco", "moco-v3", "npid", "nnclr", "supcon", "end-to-end"]
+MethodName = Literal[
+    "simclr",
+    "moco",
+    "moco-v3",
+    "npid",
+    "nnclr",
+    "supcon",
+    "end-to-end",
+    "swav",
+    "dino",
+    "deepcluster",
+]
 # Settings that only some methods take: arguments of their classes, under the same names.
 PARTICULAR = (
     "queue_size",
@@ -23,6 +34,14 @@ PARTICULAR = (
     "freeze_patch_embedding",
     "negatives",
     "bank_momentum",
+    "prototypes",
+    "epsilon",
+    "queue_epoch",
+    "freeze_epochs",
+    "teacher_temperature",
+    "warmup_teacher_temperature",
+    "teacher_warmup_epochs",
+    "clusterings",
 )
 
 
@@ -38,20 +57,23 @@ class TrainConfig(BaseModel):
     preset: str = "digits"
     """settings by name: what learns digits, or what the method's authors did. simclr: imagenet |
     cifar10; moco: v1 | v2 | cifar10; moco-v3: resnet50 | vit-small; npid, nnclr, end-to-end:
-    imagenet; supcon: cifar10. What is given beside it counts more"""
+    imagenet; supcon: cifar10; swav: imagenet | imagenet-256; dino: vit-small | resnet50;
+    deepcluster: imagenet. What is given beside it counts more"""
     data: str = "digits"
     """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
     """pixels a side; None: the data's own, 16 for digits, 224 for folder and hf"""
     views: str | None = None
-    """recipe of the random views: digits | small | photo; None: what suits the data"""
+    """recipe of the random views: digits | small | photo, any number; or two of unequal strength,
+    byol; or two with smaller crops beside them, for swav, dino, deepcluster: swav | dino |
+    dino-resnet | digits-crops; None: what suits the data"""
 
     encoder: str = "small-resnet"
     """small-resnet | small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar |
     timm:NAME | torchvision:NAME"""
     head: str = "v1"
-    """projection head: v1 | v2, SimCLR's of 2 or 3 layers with batch norm; linear | mlp, of 1 or 2
-    layers without"""
+    """projection head: v1 | v2, SimCLR's of 2 or 3 layers with batch norm; mlp-bn, of 2 with one
+    between them; linear | mlp | dino, of 1, 2 or 3 without"""
     head_hidden: int = Field(256, gt=0)
     """width inside the head; 2048 in SimCLR, on ImageNet"""
     head_out: int = Field(64, gt=0)
@@ -60,9 +82,10 @@ class TrainConfig(BaseModel):
     """of the loss"""
 
     queue_size: int | None = Field(None, gt=0)
-    """moco, nnclr: embeddings kept of earlier batches"""
+    """moco, nnclr, swav: embeddings kept of earlier batches"""
     key_momentum: float | None = Field(None, ge=0, le=1)
-    """moco, moco-v3: how much of the key encoder stays in a step; in v3 at first, growing to 1"""
+    """moco, moco-v3, dino: how much of the key encoder (the teacher) stays in a step; but for moco
+    at first, growing to 1"""
     bn_splits: int | None = Field(None, gt=0)
     """moco: groups of a batch (or chunk) that batch norm treats apart, as on so many devices"""
     predictor_hidden: int | None = Field(None, gt=0)
@@ -73,6 +96,22 @@ class TrainConfig(BaseModel):
     """npid: images drawn for a step to be told from"""
     bank_momentum: float | None = Field(None, ge=0, lt=1)
     """npid: how much of an image's row in the bank stays in a step"""
+    prototypes: int | None = Field(None, gt=1)
+    """swav, dino, deepcluster: vectors that embeddings are assigned to"""
+    epsilon: float | None = Field(None, gt=0)
+    """swav: temperature of the assignments"""
+    queue_epoch: int | None = Field(None, ge=0)
+    """swav: from this epoch on, counted from 0, the queue takes part in assignments"""
+    freeze_epochs: float | None = Field(None, ge=0)
+    """swav, dino: epochs in which the prototypes stay as they are, at first"""
+    teacher_temperature: float | None = Field(None, gt=0)
+    """dino: of the teacher's softmax"""
+    warmup_teacher_temperature: float | None = Field(None, gt=0)
+    """dino: the same, at first; None: no other"""
+    teacher_warmup_epochs: int | None = Field(None, ge=0)
+    """dino: epochs of its way from the first to the other"""
+    clusterings: int | None = Field(None, gt=0)
+    """deepcluster: how many times the images are clustered for an epoch"""
 
     epochs: int = Field(400, gt=0)
     """passes over the training images"""

@@ -1,8 +1,8 @@
 """Settings by name: for each method what learns digits, and what its authors did.
 
 A preset names some of TrainConfig's settings; the others keep their defaults. Views are those of
-this package's recipes, and the learning rate falls by a cosine, also where authors had it fall in
-steps.
+this package's recipes, the learning rate falls by a cosine to 0, also where authors had it fall in
+steps, and the weight decay stays, which DINO's authors let grow for ViTs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,39 @@ MOCO_V3 = _joined(
     head_out=256,
     predictor_hidden=4096,
     key_momentum=0.99,
+)
+
+CLUSTERS = _joined(
+    IMAGENET,
+    LARS,
+    views="swav",
+    lr=4.8,
+    lr_scaling="none",
+    weight_decay=1e-6,
+    batch_size=4096,
+    epochs=800,
+    head="mlp-bn",
+    head_hidden=2048,
+    head_out=128,
+    temperature=0.1,
+    prototypes=3000,
+)
+SWAV = _joined(CLUSTERS, epsilon=0.05, freeze_epochs=1)
+DINO = _joined(
+    IMAGENET,
+    views="dino",
+    lr_scaling="linear",
+    batch_size=512,
+    epochs=100,
+    warmup_epochs=10,
+    head="dino",
+    head_hidden=2048,
+    head_out=256,
+    temperature=0.1,
+    teacher_temperature=0.04,
+    prototypes=65_536,
+    key_momentum=0.996,
+    freeze_epochs=1,
 )
 
 PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
@@ -139,6 +172,35 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
             head_out=128,
             temperature=0.1,
         ),
+    },
+    "swav": {
+        "digits": {"head": "mlp-bn", "prototypes": 256},
+        "imagenet": SWAV,
+        "imagenet-256": _joined(
+            SWAV,
+            lr=0.6,
+            lr_scaling="none",
+            warmup_epochs=0,
+            batch_size=256,
+            epochs=400,
+            queue_size=3840,
+            queue_epoch=15,
+        ),
+    },
+    "dino": {
+        "digits": {"head": "dino", "prototypes": 256, "key_momentum": 0.99},
+        "vit-small": _joined(
+            DINO,
+            encoder="timm:vit_small_patch16_224",
+            optimizer="adamw",
+            lr=5e-4,
+            weight_decay=0.04,
+        ),
+        "resnet50": _joined(DINO, SGD, views="dino-resnet", lr=0.03, warmup_epochs=10),
+    },
+    "deepcluster": {
+        "digits": {"head": "mlp-bn", "prototypes": 64, "clusterings": 3},
+        "imagenet": _joined(CLUSTERS, clusterings=3),
     },
     "end-to-end": {
         "digits": {},

@@ -20,7 +20,12 @@ OPTIONS = {
     "moco-v3": {"dim": DIM, "predictor_hidden": 16, "key_momentum": 0.9},
     "npid": {"dim": DIM, "num_samples": SAMPLES, "negatives": 12},
     "nnclr": {"dim": DIM, "queue_size": 20, "predictor_hidden": 16},
+    "swav": {"dim": DIM, "prototypes": 6, "queue_size": 20, "queue_epoch": 0, "freeze_epochs": 0},
+    "dino": {"dim": DIM, "prototypes": 20, "key_momentum": 0.9, "freeze_epochs": 0},
+    "deepcluster": {"dim": DIM, "prototypes": 5, "num_samples": SAMPLES, "clusterings": 2},
 }
+TEACHERS = ("key_encoder", "teacher")
+MEMORIES = ("queue", "bank", "criterion", "centroids", "labels")
 EVERY = pytest.mark.parametrize("name", METHODS)
 
 
@@ -29,11 +34,17 @@ def parts(head="v1"):
 
 
 def build(name, **options):
-    return METHODS[name](*parts(), **{**OPTIONS.get(name, {}), **options})
+    method = METHODS[name](*parts(), **{**OPTIONS.get(name, {}), **options})
+    if name == "deepcluster":  # as after a first epoch
+        method.centroids.copy_(F.normalize(torch.randn(2, 5, DIM), dim=2))
+        method.labels.copy_(torch.randint(-1, 5, (2, SAMPLES)))
+    return method
 
 
 def images(method, n=N):
-    return torch.rand(method.views, n, 1, 12, 12).unbind()
+    """Two views, or one, and where small crops are welcome two of these."""
+    large = torch.rand(method.views, n, 1, 12, 12).unbind()
+    return large + torch.rand(2, n, 1, 8, 8).unbind() if method.more_views else large
 
 
 def samples(method, n=N):
@@ -69,12 +80,12 @@ def test_what_learns_gets_a_gradient_and_nothing_else_does(name):
     assert loss.dtype == torch.float32
     loss.backward()
     for key, parameter in method.named_parameters():
-        learns = not key.startswith("key_encoder")
+        learns = not key.startswith(TEACHERS)
         assert parameter.requires_grad == learns, key
         assert (parameter.grad is not None) == learns, key
         assert not learns or parameter.grad.isfinite().all(), key
-    for key in ("queue.rows", "queue.position", "bank.rows"):
-        assert key not in kept or torch.equal(method.state_dict()[key], kept[key]), key
+    for key, value in method.state_dict().items():
+        assert not key.startswith(MEMORIES) or torch.equal(value, kept[key]), key
 
 
 @EVERY

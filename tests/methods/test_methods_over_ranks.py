@@ -18,14 +18,15 @@ from fastssl.training.run import build_method
 from tests.distributed.launch import launch
 
 # Those without random draws and, with these parts, without batch statistics.
-EXACT = ("simclr", "moco", "supcon", "end-to-end")
+EXACT = ("simclr", "moco", "supcon", "end-to-end", "swav", "dino", "deepcluster")
 # A queue of whole batches: which of a batch leave it first depends on the order of the ranks.
-OWN = {"queue_size": 120, "predictor_hidden": 32, "negatives": 50}
+OWN = {"queue_size": 120, "predictor_hidden": 32, "negatives": 50, "prototypes": 30}
+OWN |= {"queue_epoch": 1}
 
 
 def train(name, rank, size, chunk, ring=False, steps=4):
     data = load_data("digits").train
-    rows = torch.arange(60 * steps)
+    rows = torch.arange(60 * steps // 2)
     images = TensorImages(data[rows], data.labels[rows])
     config = TrainConfig(
         method=name,
@@ -36,7 +37,7 @@ def train(name, rank, size, chunk, ring=False, steps=4):
         batch_size=60,
         chunk_size=chunk,
         ring=ring,
-        epochs=1,
+        epochs=2,
         warmup_epochs=0,
         optimizer="sgd",
         lr=0.05,
@@ -59,7 +60,7 @@ def cases(alone) -> None:
             if name in EXACT:
                 expected, weights = alone[name]
                 assert losses == pytest.approx(expected, rel=1e-5), name
-                for key, value in method.encoder.state_dict().items():
+                for key, value in method.named_parameters():
                     difference = (value - weights[key]).norm() / weights[key].norm()
                     assert difference < 1e-5, (name, key)
             for key, value in method.state_dict().items():
@@ -74,5 +75,5 @@ def test_ranks_train_as_one(size):
     alone = {}
     for name in EXACT:
         losses, method = train(name, 0, 1, None)
-        alone[name] = losses, method.encoder.state_dict()
+        alone[name] = losses, {key: value.detach() for key, value in method.named_parameters()}
     launch(cases, size, alone, seconds=110)

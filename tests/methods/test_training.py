@@ -22,7 +22,10 @@ from fastssl.training.run import build_method
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 SMALL = {"batch_size": 96, "chunk_size": 40, "epochs": 3, "head_hidden": 32, "head_out": 16}
-OWN = {"queue_size": 150, "predictor_hidden": 32, "negatives": 50}
+OWN = {"queue_size": 150, "predictor_hidden": 32, "negatives": 50, "prototypes": 30}
+OWN |= {"queue_epoch": 1}
+TEACHERS = ("key_encoder", "teacher")
+MEMORIES = ("queue", "bank", "criterion", "centroids", "labels")
 
 
 class TinyEncoder(nn.Module):
@@ -93,15 +96,14 @@ def test_memories_and_momentum_encoders_move_once_a_step(name):
     before = copy.deepcopy(train.method.state_dict())
     for result in train.steps():
         after = train.method.state_dict()
-        if "queue.position" in after:
-            assert after["queue.position"] == result.step * 96 % 150
-        if "bank.rows" in after:
-            changed = (after["bank.rows"] != before["bank.rows"]).any(dim=1).sum()
-            assert changed == result.step * 96
-        if any(key.startswith("key_encoder") for key in after):
-            q, k = after["encoder.layers.0.weight"], after["key_encoder.module.0.layers.0.weight"]
-            assert not torch.equal(k, before["key_encoder.module.0.layers.0.weight"])
-            assert not torch.equal(k, q)
+        for key, value in after.items():
+            if key.startswith("queue") and key.endswith("position"):
+                assert value == result.step * 96 % 150
+            if key.startswith("bank"):
+                assert (value != before[key]).any(dim=1).sum() == result.step * 96
+            if key.startswith(TEACHERS) and key.endswith("0.layers.0.weight"):
+                assert not torch.equal(value, before[key])
+                assert not torch.equal(value, after["encoder.layers.0.weight"])
 
 
 @EVERY
@@ -110,10 +112,10 @@ def test_memories_are_no_part_of_what_is_embedded(name):
     train = trainer(name, images=few_digits())
     embedded = {id(tensor) for tensor in (*train.embed.parameters(), *train.embed.buffers())}
     for key, parameter in train.method.named_parameters():
-        assert (id(parameter) in embedded) == (not key.startswith("key_encoder")), key
+        apart = key.startswith((*TEACHERS, *train.method.in_loss))
+        assert (id(parameter) in embedded) == (not apart), key
     for key, buffer in train.method.named_buffers():
-        remembered = key.startswith(("queue", "bank", "key_encoder"))
-        assert (id(buffer) in embedded) == (not remembered), key
+        assert (id(buffer) in embedded) == (not key.startswith((*MEMORIES, *TEACHERS))), key
 
 
 @EVERY
@@ -121,6 +123,7 @@ def test_by_name_from_the_command_line(name, tmp_path, capsys):
     options = "--epochs 1 --batch-size 512 --chunk-size 200 --head-hidden 32 --head-out 16"
     flags = f"--device cpu --no-evaluate --run-dir {tmp_path / 'run'}"
     flags += "" if name == "npid" else " --no-pictures"  # with one view, pictures differ
+    flags += " --views digits-crops" if METHODS[name].more_views else ""
     assert main(["train", name, *options.split(), *flags.split()]) == 0, capsys.readouterr().err
     run = load_run(tmp_path / "run", device="cpu")
     assert run.config.method == name
@@ -171,6 +174,11 @@ def test_what_is_given_counts_more_than_a_file_and_that_more_than_a_preset(tmp_p
         (["moco", "--key-momentum", "1.5"], "key_momentum: Input should be less than or equal"),
         (["moco-v3", "--freeze-patch-embedding"], "this encoder has no patch_embed"),
         (
+            ["simclr", "--views", "digits-crops"],
+            "these views are 6 of an image, the method takes 2",
+        ),
+        (["deepcluster", "--prototypes", "2000"], "1438 images do not make 2000 clusters"),
+        (
             ["moco", "--bn-splits", "8", "--chunk-size", "300"],
             "1024 images a rank in chunks of 300",
         ),
@@ -196,7 +204,7 @@ def test_every_preset_takes_a_step(name):
             super().__init__()
             self.patch_embed = nn.Identity()
 
-    widths = {"head_hidden", "predictor_hidden"} & PRESETS[method][preset].keys()
+    widths = {"head_hidden", "predictor_hidden", "prototypes"} & PRESETS[method][preset].keys()
     small = {"batch_size": 64, "epochs": 1, "views": "digits", "device": "cpu"}
     small |= dict.fromkeys(widths, 64)
     config = TrainConfig(method=method, preset=preset, **small)
@@ -214,6 +222,11 @@ OFFICIAL = {  # what the papers and their code say
     ("npid", "imagenet"): dict(temperature=0.07, negatives=4096, bank_momentum=0.5, lr=0.03),
     ("nnclr", "imagenet"): dict(queue_size=98_304, temperature=0.1, batch_size=4096, head="v2"),
     ("supcon", "cifar10"): dict(temperature=0.1, batch_size=1024, lr=0.5, head="mlp"),
+    ("swav", "imagenet"): dict(prototypes=3000, epsilon=0.05, lr=4.8, views="swav", epochs=800),
+    ("swav", "imagenet-256"): dict(queue_size=3840, queue_epoch=15, lr=0.6, batch_size=256),
+    ("dino", "vit-small"): dict(prototypes=65_536, key_momentum=0.996, teacher_temperature=0.04),
+    ("dino", "resnet50"): dict(optimizer="sgd", lr=0.03, views="dino-resnet", head_out=256),
+    ("deepcluster", "imagenet"): dict(prototypes=3000, clusterings=3, views="swav", lr=4.8),
     ("simclr", "imagenet"): dict(temperature=0.1, batch_size=4096, lr=0.075, lr_scaling="sqrt"),
 }
 
