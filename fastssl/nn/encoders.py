@@ -100,7 +100,11 @@ def build_encoder(name: str, in_channels: int) -> nn.Module:
         timm = _package("timm", name)
         if not timm.is_model(model):
             raise UserError(f"timm {timm.__version__} has no model {model!r}")
-        return timm.create_model(model, pretrained=False, in_chans=in_channels, num_classes=0)
+        vit = timm.models.is_model_in_modules(model, ("vision_transformer", "deit"))
+        options = {"dynamic_img_size": True} if vit else {}  # small crops beside large ones
+        return timm.create_model(
+            model, pretrained=False, in_chans=in_channels, num_classes=0, **options
+        )
     if package == "torchvision":
         models = _package("torchvision", name).models
         if model not in models.list_models(module=models):

@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         ),
     },
     "swav": {
-        "digits": {"head": "mlp-bn", "prototypes": 256},
+        "digits": {"head": "mlp-bn", "prototypes": 64},
         "imagenet": SWAV,
         "imagenet-256": _joined(
             SWAV,
@@ -188,7 +188,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         ),
     },
     "dino": {
-        "digits": {"head": "dino", "prototypes": 256, "key_momentum": 0.99},
+        "digits": {"head": "mlp-bn", "prototypes": 64, "key_momentum": 0.99},
         "vit-small": _joined(
             DINO,
             encoder="timm:vit_small_patch16_224",

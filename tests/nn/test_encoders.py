@@ -89,6 +89,8 @@ def test_our_resnet_is_torchvisions():
 def test_timm():
     pytest.importorskip("timm")
     assert feature_width(build_encoder("timm:resnet18", 1), (1, 64, 64)) == 512
+    vit = build_encoder("timm:vit_tiny_patch16_224", 1)
+    assert [vit(torch.rand(2, 1, side, side)).shape for side in (224, 96)] == [(2, 192)] * 2
     with pytest.raises(UserError, match="has no model 'nothing'"):
         build_encoder("timm:nothing", 3)
 
@@ -105,6 +107,23 @@ def test_feature_width_leaves_the_encoder_alone():
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     feature_width(encoder, (1, 16, 16))
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "small-resnet", "resnet18", "resnet18-cifar"])
+def test_crops_of_any_size(name):
+    encoder = build_encoder(name, 1)
+    assert len({encoder(torch.rand(2, 1, side, side)).shape for side in (8, 14, 33, 96)}) == 1
+
+
+def test_dinos_head():
+    head = projection_head("dino", 10, 32, 8)
+    assert [type(layer) for layer in head] == [nn.Linear, nn.GELU, nn.Linear, nn.GELU, nn.Linear]
+    assert all((layer.bias == 0).all() and layer.weight.std() < 0.025 for layer in head[::2])
+
+
+def test_the_head_with_one_batch_norm():
+    kinds = [type(layer) for layer in projection_head("mlp-bn", 10, 32, 8)]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
 
 
 @pytest.mark.parametrize(("version", "layers"), [("v1", 2), ("v2", 3)])
