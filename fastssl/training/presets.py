@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         ),
     },
     "swav": {
-        "digits": {"head": "mlp-bn", "prototypes": 64},
+        "digits": {"head": "mlp-bn", "prototypes": 32, "epsilon": 0.03},
         "imagenet": SWAV,
         "imagenet-256": _joined(
             SWAV,
