@@ -1,10 +1,10 @@
 """Losses as formulas over the ops."""
 
 from fastssl.functional.clustering import sinkhorn, sinkhorn_potentials
-from fastssl.functional.clusters import cluster_loss, spherical_k_means
 from fastssl.functional.contrastive import dcl, dclw, info_nce, nt_xent
 from fastssl.functional.distillation import distillation_loss
 from fastssl.functional.image_text import clip_loss
+from fastssl.functional.k_means import cluster_loss, spherical_k_means
 from fastssl.functional.koleo import koleo_loss
 from fastssl.functional.multi_view import multi_view_nt_xent
 from fastssl.functional.nearest import nnclr
