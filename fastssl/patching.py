@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from types import ModuleType, TracebackType
 from typing import Any
 
-# The names in `__all__` of fastssl.compat.<key> stand in for those of this module.
+# The names in `__all__` of fastssl.compat.<key> stand in for those of these modules.
 _HOMES = {
-    "gradcache": "grad_cache",
-    "info_nce_pytorch": "info_nce",
-    "lightly": "lightly.loss",
-    "open_clip": "open_clip.loss",
-    "pytorch_metric_learning": "pytorch_metric_learning.losses",
-    "solo_learn": "solo.losses",
+    "gradcache": ("grad_cache",),
+    "info_nce_pytorch": ("info_nce",),
+    "lightly": ("lightly.loss", "lightly.models.modules.memory_bank"),
+    "open_clip": ("open_clip.loss",),
+    "pytorch_metric_learning": ("pytorch_metric_learning.losses",),
+    "solo_learn": ("solo.losses",),
 }
 
 
@@ -94,19 +94,17 @@ def patch(package: str, *names: str) -> Patch:
         ValueError: an unknown package or name.
         ImportError: the package is not installed, or cannot be imported.
     """
-    home, compat = _modules(package)
-    wanted = names or tuple(name for name in compat.__all__ if hasattr(home, name))
-    for name in wanted:
+    homes, compat = _modules(package)
+    found = {name: home for home in homes for name in compat.__all__ if hasattr(home, name)}
+    for name in names:
         if name not in compat.__all__:
             known = ", ".join(compat.__all__)
             raise ValueError(f"fastssl.compat.{package} has no {name!r}; it has {known}")
-        if not hasattr(home, name):
-            raise ValueError(f"this version of {package} has no {home.__name__}.{name}")
+        if name not in found:
+            raise ValueError(f"this version of {package} has no {homes[0].__name__}.{name}")
     result = Patch(package)
-    for name in wanted:
-        theirs, ours = getattr(home, name), getattr(compat, name)
-        if theirs is not ours:
-            _replace(theirs, ours, home.__name__.split(".")[0], result)
+    for name in names or found:
+        _replace(name, found[name], compat, result)
     _patches.append(result)
     return result
 
@@ -124,29 +122,34 @@ def unpatch(package: str | None = None) -> None:
             earlier.undo()
 
 
-def _replace(theirs: Any, ours: Any, root: str, result: Patch) -> None:
-    """Wherever a loaded module of the package holds the one, let it hold the other."""
+def _replace(name: str, home: ModuleType, compat: ModuleType, result: Patch) -> None:
+    """Wherever a loaded module of the package holds what ``home`` calls by that name, let it hold
+    ours."""
+    theirs, ours = getattr(home, name), getattr(compat, name)
+    if theirs is ours:
+        return
+    root = home.__name__.split(".")[0]
     for module_name, module in sorted(sys.modules.items()):
         if module is None or module_name.split(".")[0] != root:
             continue
-        for name, value in list(vars(module).items()):
+        for there, value in list(vars(module).items()):
             if value is theirs:
-                setattr(module, name, ours)
-                result._places.append((module, name, theirs, ours))
-                result.replaced[f"{module_name}.{name}"] = f"{ours.__module__}.{ours.__name__}"
+                setattr(module, there, ours)
+                result._places.append((module, there, theirs, ours))
+                result.replaced[f"{module_name}.{there}"] = f"{compat.__name__}.{name}"
 
 
-def _modules(package: str) -> tuple[ModuleType, ModuleType]:
-    """The module that the package's losses are imported from, and its counterpart here."""
+def _modules(package: str) -> tuple[list[ModuleType], ModuleType]:
+    """The modules that the package's losses are imported from, and their counterpart here."""
     _check(package)
-    home = _HOMES[package]
-    root = home.split(".")[0]
+    homes = _HOMES[package]
+    root = homes[0].split(".")[0]
     if root not in sys.modules and find_spec(root) is None:
         raise ModuleNotFoundError(f"patch({package!r}): there is no module {root!r} installed here")
     try:
-        theirs = import_module(home)
+        theirs = [import_module(home) for home in homes]
     except Exception as error:  # a package may fail to import in any way
-        raise ImportError(f"patch({package!r}): {home} does not import: {error}") from error
+        raise ImportError(f"patch({package!r}): {homes[0]} does not import: {error}") from error
     return theirs, import_module(f"fastssl.compat.{package}")
 
 

@@ -1,4 +1,4 @@
-"""``lightly.loss``, as of lightly 1.6."""
+"""``lightly.loss``, and the memory bank of ``lightly.models``, as of lightly 1.6."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.distributed import Group, agree
+from fastssl.compat.lightly_memory import MemoryBankModule
+from fastssl.compat.lightly_regression import BarlowTwinsLoss, NegativeCosineSimilarity, VICRegLoss
+from fastssl.distributed import agree
 from fastssl.functional import dcl, info_nce, nt_xent
 from fastssl.functional.common import widened
 
-__all__ = ["DCLLoss", "DCLWLoss", "MACLLoss", "NTXentLoss"]
+__all__ = [
+    "BarlowTwinsLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "MACLLoss",
+    "MemoryBankModule",
+    "NTXentLoss",
+    "NegativeCosineSimilarity",
+    "VICRegLoss",
+]
 
 
 class NTXentLoss(nn.Module):
@@ -46,7 +57,7 @@ class NTXentLoss(nn.Module):
         _check_temperature(temperature)
         self.temperature = temperature
         self.gather_distributed = gather_distributed
-        self.memory_bank = MemoryBank(memory_bank_size)
+        self.memory_bank = MemoryBankModule(memory_bank_size, gather_distributed)
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """The mean loss; out0, out1 of shape [N, D], not normalised; a float32 scalar."""
@@ -55,42 +66,8 @@ class NTXentLoss(nn.Module):
             return nt_xent(out0, out1, self.temperature, group=self.gather_distributed)
         loss = info_nce(out0, out1, bank.to(out0), self.temperature)
         if out0.requires_grad:
-            self.memory_bank.enqueue(out1, self.gather_distributed)
+            self.memory_bank.enqueue(F.normalize(out1.detach().to(bank), dim=1))
         return loss
-
-
-class MemoryBank(nn.Module):
-    """The bank of :class:`NTXentLoss`, with the buffers ``bank`` [K, D] and ``bank_ptr`` [1]."""
-
-    bank: Tensor
-    bank_ptr: Tensor
-
-    def __init__(self, size: int | Sequence[int] = 0) -> None:
-        super().__init__()
-        self.size = (size,) if isinstance(size, int) else tuple(size)
-        if self.size != (0,) and (len(self.size) != 2 or min(self.size) < 0):
-            raise ValueError(f"memory_bank_size must be (K, D), or 0 for no bank, not {size}")
-        rows = F.normalize(torch.randn(self.size), dim=-1)
-        self.register_buffer("bank", rows, persistent=False)
-        self.register_buffer("bank_ptr", torch.zeros(1, dtype=torch.long), persistent=False)
-
-    @torch.no_grad()
-    def enqueue(self, keys: Tensor, group: Group = None) -> None:
-        """Put keys [N, D] of all ranks, normalised, at the pointer; what passes the end is dropped,
-        and the next batch begins at the top. Nothing waits for the device."""
-        keys = agree(group, False, lambda keys: None, keys=keys).gather(keys)
-        size = len(self.bank)
-        count = len(keys)
-        keys = F.normalize(keys[:size].to(self.bank), dim=1)
-        places = self.bank_ptr + torch.arange(len(keys), device=keys.device)
-        inside = places < size
-        places = places % size  # all different; those beyond the end keep what they hold
-        kept = torch.where(inside[:, None], keys, self.bank[places])
-        self.bank.index_copy_(0, places, kept)
-        self.bank_ptr.copy_(torch.where(self.bank_ptr + count >= size, 0, self.bank_ptr + count))
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}"
 
 
 class DCLLoss(nn.Module):

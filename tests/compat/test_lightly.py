@@ -163,14 +163,14 @@ def test_compiles_with_its_bank():
 def test_state_dict_is_lightlys():
     for size in (0, (10, 6)):
         assert compat.NTXentLoss(memory_bank_size=size).state_dict() == {}
-    assert {"bank", "bank_ptr"} <= dict(compat.MemoryBank((10, 6)).named_buffers()).keys()
+    assert {"bank", "bank_ptr"} <= dict(compat.MemoryBankModule((10, 6)).named_buffers()).keys()
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="temperature must be at least 1e-8, not 0"):
         compat.NTXentLoss(0)
     for size in (5, (5,), (5, -1), (1, 2, 3)):
-        with pytest.raises(ValueError, match="memory_bank_size must be"):
+        with pytest.raises(ValueError, match="memory bank's size must be"):
             compat.NTXentLoss(memory_bank_size=size)
     with pytest.raises(ValueError, match="alpha must lie in"):
         compat.MACLLoss(alpha=2)

@@ -35,6 +35,48 @@ def nearest(nn, p, t):
     return F.cross_entropy(nn @ p.T / t, torch.arange(len(nn)))
 
 
+def barlow(z1, z2, lamb, scale):
+    c = F.batch_norm(z1, None, None, training=True).T @ F.batch_norm(z2, None, None, training=True)
+    c = c / len(z1)
+    difference = (c - torch.eye(len(c))).square()
+    weights = torch.where(torch.eye(len(c), dtype=torch.bool), 1.0, lamb)
+    return scale * (weights * difference).sum()
+
+
+def vicreg(z1, z2, invariance, variance, covariance):
+    loss = invariance * F.mse_loss(z1, z2)
+    for z in (z1, z2):
+        loss = loss + variance * F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
+        c = (z - z.mean(0)).T @ (z - z.mean(0)) / (len(z) - 1)
+        loss = loss + covariance * (c - c.diagonal().diag()).square().sum() / len(c)
+    return loss
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+def test_without_negatives(shape, dtype):
+    z1, z2 = views(*shape, dtype)
+    for mine, theirs, options in (
+        (compat.barlow_loss_func, barlow, (5e-3, 0.025)),
+        (compat.barlow_loss_func, barlow, (0.1, 1.0)),
+        (compat.vicreg_loss_func, vicreg, (25.0, 25.0, 1.0)),
+        (compat.vicreg_loss_func, vicreg, (1.0, 3.0, 2.0)),
+    ):
+        agrees(lambda *z: mine(*z, *options), lambda *z: theirs(*z, *options), z1, z2)  # noqa: B023
+    for mine, scale, shift in (
+        (compat.byol_loss_func, -2, 2),
+        (compat.simsiam_loss_func, -1, 0),
+    ):
+        z = z2.requires_grad_()
+        agrees(
+            lambda p: mine(p, z),  # noqa: B023
+            lambda p: scale * F.cosine_similarity(p, z2.to(p.dtype)).mean() + shift,  # noqa: B023
+            z1,
+        )
+        assert not mine(z1, z).requires_grad
+        assert torch.equal(mine(z1, z), mine(z1, z, False))
+
+
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("indexes", INDEXES)
 def test_simclr(indexes, temperature):
@@ -77,6 +119,8 @@ def test_defaults():
         torch.cat([z0, z1]),
     )
     agrees(compat.nnclr_loss_func, lambda nn, p: nearest(nn, p, 0.1), z0, z1)
+    agrees(compat.barlow_loss_func, lambda *z: barlow(*z, 5e-3, 0.025), z0, z1)
+    agrees(compat.vicreg_loss_func, lambda *z: vicreg(*z, 25.0, 25.0, 1.0), z0, z1)
     queue = F.normalize(torch.randn(16, 9), dim=0)
     agrees(
         compat.mocov2plus_loss_func,
