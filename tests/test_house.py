@@ -108,7 +108,7 @@ def test_csrc_knows_nothing_of_python():
             assert "pybind11" not in path.read_text()
 
 
-WITHOUT_GRADIENT = {"similarity_topk", "sinkhorn"}
+WITHOUT_GRADIENT = {"lars_step", "similarity_topk", "sinkhorn"}
 
 
 @pytest.mark.parametrize("op", backends.ops())

@@ -1,5 +1,6 @@
 """Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
+from fastssl.ops.lars_step import lars_step
 from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
 from fastssl.ops.similarity_softplus import similarity_softplus
@@ -7,6 +8,7 @@ from fastssl.ops.similarity_topk import similarity_topk
 from fastssl.ops.sinkhorn import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 
 __all__ = [
+    "lars_step",
     "prototype_cross_entropy",
     "similarity_lse",
     "similarity_lse_both",

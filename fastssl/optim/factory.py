@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr, momentum=momentum),
     "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr, betas=(momentum, 0.999)),
     "lars": lambda groups, lr, momentum: LARS(groups, lr, momentum),
+    "lars-torch": lambda groups, lr, momentum: LARS(groups, lr, momentum, order="torch"),
 }
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def build_optimizer(
@@ -30,8 +33,9 @@ def build_optimizer(
     """An optimiser of the module's parameters.
 
     Args:
-        name: "sgd", "adamw" or "lars".
-        module: its trainable parameters; biases and norms are not decayed.
+        name: "sgd", "adamw", "lars" (as SimCLR's authors) or "lars-torch" (as MoCo v3 and BYOL:
+            with the learning rate outside of the velocity).
+        module: its trainable parameters; biases and norms are not decayed, nor adapted by LARS.
         lr: the peak learning rate.
         momentum: of SGD and LARS; of AdamW, β₁.
         weight_decay: of SGD and LARS added to the gradient, of AdamW decoupled.
@@ -44,11 +48,37 @@ def build_optimizer(
     return OPTIMIZERS[name](parameter_groups(module, weight_decay), lr, momentum)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and filters, decayed; biases and norms (one dimension or none), not."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+def parameter_groups(
+    module: nn.Module, weight_decay: float, *, exclude: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
+    """Two groups for an optimiser: matrices and filters, decayed; biases and norms, not.
+
+    Args:
+        module: its trainable parameters.
+        weight_decay: of the first group; the second's is 0.
+        exclude: regular expressions: parameters whose names contain one go to the second group and
+            no others. None: what has one dimension or none, is called ``bias``, or is of a norm.
+
+    Returns:
+        Each group's ``params``, ``param_names``, ``weight_decay`` and ``adapt``, which is for LARS:
+        whether it adapts the step to the weights. A group without parameters is left out.
+    """
+
+    def excluded(name: str, parameter: nn.Parameter) -> bool:
+        if exclude is not None:
+            return any(re.search(pattern, name) for pattern in patterns)
+        owner, _, leaf = name.rpartition(".")
+        of_norm = isinstance(module.get_submodule(owner), NORMS)
+        return parameter.dim() <= 1 or leaf == "bias" or of_norm
+
+    patterns = list(exclude or ())
+    groups: list[dict[str, Any]] = [
+        {"params": [], "param_names": [], "weight_decay": weight_decay, "adapt": True},
+        {"params": [], "param_names": [], "weight_decay": 0.0, "adapt": False},
     ]
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            group = groups[excluded(name, parameter)]
+            group["params"].append(parameter)
+            group["param_names"].append(name)
     return [group for group in groups if group["params"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fastssl.errors import choose
@@ -50,6 +51,9 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int = 0) -> float:
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate; where it is a tensor, in that tensor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

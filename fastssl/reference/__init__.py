@@ -1,6 +1,7 @@
 """Plain-PyTorch references: the specification of every op, written for a reader."""
 
 from fastssl.reference.ema_update import ema_update
+from fastssl.reference.lars_step import lars_step
 from fastssl.reference.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.reference.similarity_lse import (
     inverse_norms,
@@ -15,6 +16,7 @@ from fastssl.reference.sinkhorn import sinkhorn
 __all__ = [
     "ema_update",
     "inverse_norms",
+    "lars_step",
     "prototype_cross_entropy",
     "similarity_lse",
     "similarity_lse_both",

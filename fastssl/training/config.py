@@ -55,10 +55,10 @@ class TrainConfig(BaseModel):
     method: MethodName = "simclr"
     """what is trained"""
     preset: str = "digits"
-    """settings by name: what learns digits, or what the method's authors did. simclr: imagenet |
-    cifar10; moco: v1 | v2 | cifar10; moco-v3: resnet50 | vit-small; npid, nnclr, end-to-end:
-    imagenet; supcon: cifar10; swav: imagenet | imagenet-256; dino: vit-small | resnet50;
-    deepcluster: imagenet. What is given beside it counts more"""
+    """settings by name: what learns digits, or what the method's authors did. simclr: paper |
+    imagenet | v2 | cifar10; moco: v1 | v2 | cifar10; moco-v3: resnet50 | vit-small; npid, nnclr,
+    end-to-end: imagenet; supcon: cifar10; swav: imagenet | imagenet-256; dino: vit-small |
+    resnet50; deepcluster: imagenet. What is given beside it counts more"""
     data: str = "digits"
     """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
@@ -123,7 +123,7 @@ class TrainConfig(BaseModel):
     ring: bool = False
     """with several ranks, pass their embeddings around a ring, for less memory than gathering"""
     optimizer: str = "adamw"
-    """sgd | adamw | lars"""
+    """sgd | adamw | lars, as SimCLR | lars-torch, as MoCo v3: the rate outside of the velocity"""
     lr: float = Field(3e-3, gt=0)
     """peak learning rate, before its scaling"""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"

@@ -21,7 +21,9 @@ def _joined(*parts: Settings, **more: Any) -> Settings:
 IMAGENET: Settings = {"views": "photo", "image_size": 224, "encoder": "resnet50"}
 CIFAR10: Settings = {"views": "small", "encoder": "resnet18-cifar"}
 LARS: Settings = {"optimizer": "lars", "lr_scaling": "linear", "warmup_epochs": 10}
+LARS_TORCH = _joined(LARS, optimizer="lars-torch")
 SGD: Settings = {"optimizer": "sgd", "weight_decay": 1e-4, "warmup_epochs": 0}
+SIMCLR = _joined(IMAGENET, LARS, batch_size=4096, head_hidden=2048, head_out=128, temperature=0.1)
 MOCO = _joined(IMAGENET, SGD, lr=0.03, batch_size=256, epochs=200, head_hidden=2048, head_out=128)
 QUEUE: Settings = {"queue_size": 65_536, "key_momentum": 0.999}
 MOCO_V3 = _joined(
@@ -69,17 +71,16 @@ DINO = _joined(
 PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
     "simclr": {
         "digits": {},
-        "imagenet": _joined(
-            IMAGENET,
-            LARS,
-            lr=0.075,
+        "paper": _joined(SIMCLR, lr=0.3, weight_decay=1e-6, epochs=100),
+        "imagenet": _joined(SIMCLR, lr=0.075, lr_scaling="sqrt", weight_decay=1e-4, epochs=100),
+        "v2": _joined(
+            SIMCLR,
+            head="v2",
+            lr=0.1,
             lr_scaling="sqrt",
             weight_decay=1e-4,
-            batch_size=4096,
-            epochs=100,
-            head_hidden=2048,
-            head_out=128,
-            temperature=0.1,
+            epochs=800,
+            warmup_epochs=40,
         ),
         "cifar10": _joined(
             CIFAR10,
@@ -115,7 +116,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
     "moco-v3": {
         "digits": {"key_momentum": 0.99, "predictor_hidden": 256},
         "resnet50": _joined(
-            MOCO_V3, LARS, lr=0.6, weight_decay=1e-6, epochs=100, head="v1", temperature=1.0
+            MOCO_V3, LARS_TORCH, lr=0.6, weight_decay=1e-6, epochs=100, head="v1", temperature=1.0
         ),
         "vit-small": _joined(
             MOCO_V3,
@@ -144,7 +145,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         "digits": {"queue_size": 1024, "predictor_hidden": 256},
         "imagenet": _joined(
             IMAGENET,
-            LARS,
+            LARS_TORCH,
             lr=0.3,
             weight_decay=1e-6,
             batch_size=4096,

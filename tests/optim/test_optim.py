@@ -40,7 +40,9 @@ def test_by_name(name, kind):
 
 
 def test_an_unknown_name():
-    with pytest.raises(UserError, match="no optimizer 'adam'; there are: sgd, adamw, lars"):
+    with pytest.raises(
+        UserError, match="no optimizer 'adam'; there are: sgd, adamw, lars, lars-torch"
+    ):
         build_optimizer("adam", nn.Linear(1, 1), lr=1)
     with pytest.raises(UserError, match="no scaling rule 'cubic'; there are: none, linear, sqrt"):
         scaled_lr(1, 1, "cubic")

@@ -1,0 +1,174 @@
+"""``lars_step``: a step of LARS on all parameters at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastssl import backends
+from fastssl import reference as references
+from fastssl.ops.checks import FLOATS
+from fastssl.ops.library import define
+
+ORDERS = ("classic", "torch", "popular")
+
+
+def lars_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    lr: float | Tensor,
+    *,
+    momentum: float,
+    weight_decay: float = 0.0,
+    trust_coefficient: float | None = 1e-3,
+    eps: float = 0.0,
+    order: str = "classic",
+    nesterov: bool = False,
+    separate_norms: bool = False,
+    averages: Sequence[Tensor] = (),
+    ema_momentum: float | Tensor = 1.0,
+) -> None:
+    """Move parameters w by their gradients g, each layer in proportion to its weights; in place.
+
+    With ``d = g + wd·w``, the learning rate γ and the trust ratio r, which is 1 where a norm is 0:
+
+    =========  ===========================  =============  ==========
+    order      velocity                     parameter      r
+    =========  ===========================  =============  ==========
+    classic    ``v ← μ·v + γ·r·d``          ``w ← w − v``  η‖w‖ / ‖d‖
+    torch      ``v ← μ·v + r·d``            ``w ← w − γ·v``  η‖w‖ / ‖d‖
+    popular    ``v ← μ·v + d``              ``w ← w − γ·r·v``  η‖w‖ / ‖v‖
+    =========  ===========================  =============  ==========
+
+    Nesterov's momentum takes ``μ·v + (what v has just gained)`` for v in the second column and in
+    the third norm. The orders differ while γ changes, and "popular" by its ratio.
+
+    Args:
+        params: w, of any shapes; float32, bfloat16, float16 or float64, on one device.
+        grads: g, a gradient of each parameter's shape.
+        velocities: v, of each parameter's shape; float32, float64 for float64 parameters.
+        lr: γ, a float or a 0-dim tensor on the parameters' device, which is not read by the host.
+        momentum: μ.
+        weight_decay: wd.
+        trust_coefficient: η; None takes r = 1, which is SGD.
+        eps: added to the norm that divides.
+        order: "classic", "torch" or "popular".
+        nesterov: Nesterov's momentum.
+        separate_norms: take ``‖g‖ + wd·‖w‖`` for ``‖d‖``, as You et al. do; not with "popular".
+        averages: θ, none or a tensor of each parameter's shape, which follows the parameter in the
+            same pass: ``θ ← m·θ + (1 − m)·w``.
+        ema_momentum: m, a float or a tensor like ``lr``.
+
+    Norms are accumulated in float64, the rest is computed in float32 (float64 for float64
+    parameters). Results are bitwise the same at any number of threads. A bfloat16 or float16
+    parameter is rounded to at each step, and does not see steps below half of its last digit.
+
+    Raises:
+        TypeError: a tensor is not of such a dtype.
+        ValueError: lists differ in length, tensors in shape or device; there is no such order.
+        BackendError: a backend was asked for that cannot serve these tensors.
+
+    You et al. 2017, https://arxiv.org/abs/1708.03888; orders as in SimCLR, Chen et al. 2020,
+    https://arxiv.org/abs/2002.05709, and in torch.optim.SGD
+    """
+    _check(params, grads, velocities, averages, order, separate_norms)
+    if not params:
+        return
+    device = params[0].device
+    gamma, factor = _scalar(lr, "lr", device)
+    m, keep = _scalar(ema_momentum, "ema_momentum", device)
+    options = (momentum, weight_decay, trust_coefficient, eps, order, nesterov, separate_norms)
+    tensors = (list(params), list(grads), list(velocities), list(averages))
+    backend = backends.select("lars_step", device.type)
+    step = _reference_fwd if backend == "reference" else backends.raw("lars_step_fwd", backend)
+    step(*tensors, gamma, factor, *options, m, keep)
+
+
+def _scalar(x: float | Tensor, name: str, device: torch.device) -> tuple[Tensor | None, float]:
+    """A tensor and a factor that make the number; a CPU's tensor is the host's to read."""
+    if not isinstance(x, Tensor):
+        return None, float(x)
+    if x.dim() != 0 or not x.is_floating_point():
+        raise ValueError(
+            f"{name} must be a float or a 0-dim floating-point tensor, "
+            f"not {x.dtype} of shape {list(x.shape)}"
+        )
+    if x.device == device:
+        return x, 1.0
+    if x.device.type == "cpu":
+        return None, float(x)
+    raise ValueError(f"{name} must be on the device of params, {device}, not {x.device}")
+
+
+def _check(params, grads, velocities, averages, order, separate_norms) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+    if separate_norms and order == "popular":
+        raise ValueError("separate_norms is not for the popular order, whose ratio is of ‖v‖")
+    for name, tensors in (("grads", grads), ("velocities", velocities), ("averages", averages)):
+        if len(tensors) != len(params) and (tensors or name != "averages"):
+            raise ValueError(
+                f"{name} must have {len(params)} tensors as params, not {len(tensors)}"
+            )
+        for i, (w, t) in enumerate(zip(params, tensors, strict=False)):
+            if t.dtype not in FLOATS or w.dtype not in FLOATS:
+                which = name if t.dtype not in FLOATS else "params"
+                dtype = t.dtype if which == name else w.dtype
+                raise TypeError(
+                    f"{which}[{i}] must be a float32, bfloat16, float16 or float64 tensor, "
+                    f"not {dtype}"
+                )
+            if t.layout != torch.strided:
+                raise TypeError(f"{name}[{i}] must be dense, not {t.layout}")
+            if t.shape != w.shape:
+                raise ValueError(
+                    f"{name}[{i}] must have the shape of params[{i}], {list(w.shape)}, "
+                    f"not {list(t.shape)}"
+                )
+            if t.device != params[0].device or w.device != params[0].device:
+                raise ValueError(
+                    f"params and {name} must be on one device; params[0] is on "
+                    f"{params[0].device}, params[{i}] on {w.device}, {name}[{i}] on {t.device}"
+                )
+            wide = torch.float64 if w.dtype == torch.float64 else torch.float32
+            if name == "velocities" and t.dtype != wide:
+                raise TypeError(f"velocities[{i}] must be {wide} for {w.dtype}, not {t.dtype}")
+
+
+def _fwd_fake(params, grads, velocities, averages, *options):
+    return None
+
+
+def _reference_fwd(
+    params, grads, velocities, averages, lr, factor, momentum, weight_decay, trust_coefficient,
+    eps, order, nesterov, separate_norms, ema_scalar, ema_momentum,
+):  # fmt: skip
+    references.lars_step(
+        params,
+        grads,
+        velocities,
+        factor if lr is None else factor * lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        trust_coefficient=trust_coefficient,
+        eps=eps,
+        order=order,
+        nesterov=nesterov,
+        separate_norms=separate_norms,
+        averages=averages,
+        ema_momentum=ema_momentum if ema_scalar is None else ema_momentum * ema_scalar,
+    )
+
+
+define(
+    "lars_step_fwd(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] velocities, "
+    "Tensor(c!)[] averages, Tensor? lr, float factor, float momentum, float weight_decay, "
+    "float? trust_coefficient, float eps, str order, bool nesterov, bool separate_norms, "
+    "Tensor? ema_scalar, float ema_momentum) -> ()",
+    fake=_fwd_fake,
+    reference=_reference_fwd,
+)
+backends.register("lars_step")
