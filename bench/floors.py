@@ -31,3 +31,10 @@ def copy(device: str, megabytes: int) -> tuple[Callable[[], torch.Tensor], float
     source = torch.randn(megabytes << 18, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2.0 * source.nbytes
+
+
+def update(device: str, megabytes: int = 128) -> tuple[Callable[[], torch.Tensor], float]:
+    """An update in place and the bytes it reads and writes: unlike a copy's, all that a processor
+    moves."""
+    source, target = (torch.randn(megabytes << 18, device=device) for _ in range(2))
+    return lambda: target.lerp_(source, 0.5), 3.0 * source.nbytes

@@ -108,6 +108,8 @@ class Benchmark:
     # FLOP of the two full M×M×D products that no streamed method does without.
     flops: Callable[[Case], float]
     rows: tuple[int, ...]
+    # In place of FLOP, where memory is the limit: bytes read and written.
+    bytes: Callable[[Case], float] | None = None
     memory_rows: tuple[int, ...] = ()
     goals: tuple[Any, ...] = field(default=())
 

@@ -72,20 +72,24 @@ def run_case(
         except Exception as error:  # one provider's failure is a result, not the end
             entries[name] = {"failed": first_line(error)}
         gc.collect()
-    runs["matmul"] = floors.matmul(case.device, case.torch_dtype)
+    if bench.bytes:
+        runs["ceiling"], most = floors.update(case.device)
+    else:
+        runs["ceiling"] = floors.matmul(case.device, case.torch_dtype)
+        most = floors.matmul_flops(case.device)
     times, others = interleave(
         runs, device=case.device, seconds=seconds, rounds=rounds, patience=patience, clock=clock
     )
 
-    rate = floors.matmul_flops(case.device) / (quantiles(times.pop("matmul"))["p50"] * 1e-3)
-    floor_ms = bench.flops(case) / rate * 1e3
+    rate = most / (quantiles(times.pop("ceiling"))["p50"] * 1e-3)
+    floor_ms = (bench.bytes or bench.flops)(case) / rate * 1e3
     for name, taken in times.items():
         entries[name] |= quantiles(taken)
         entries[name]["of_floor"] = floor_ms / entries[name]["p50"]
         if "fastssl" in times:
             entries[name]["ratio"] = ratio(taken, times["fastssl"])
     if further is not None:
-        del runs["matmul"]
+        del runs["ceiling"]
         further(runs, entries)
     return {
         "rows": case.rows,
@@ -93,7 +97,7 @@ def run_case(
         "dtype": case.dtype,
         "device": case.device,
         "temperature": case.temperature,
-        "matmul_gflops": rate / 1e9,
+        "update_gbs" if bench.bytes else "matmul_gflops": rate / 1e9,
         "floor_ms": floor_ms,
         "others": others,
         "providers": entries,
@@ -200,9 +204,10 @@ def table(case: dict[str, Any]) -> str:
                 str(entry["turns"]),
             ]
         )
+    rate, unit = ("update_gbs", "GB/s") if "update_gbs" in case else ("matmul_gflops", "GFLOP/s")
     title = (
         f"\nM={case['rows']} D={case['dim']} {case['dtype']} {case['device']}; "
-        f"floor {milliseconds(case['floor_ms'])} ms at {case['matmul_gflops']:.0f} GFLOP/s"
+        f"floor {milliseconds(case['floor_ms'])} ms at {case[rate]:.0f} {unit}"
     )
     if case["others"] > BUSY:
         notes.append(f"  other processes took {case['others']:.0%} of the processors meanwhile")

@@ -75,24 +75,28 @@ class MultiTensor {
   // fn(chunk, index) for every chunk, on all threads; may be called again for another pass.
   template <class Fn>
   void run(const Fn& fn) {
+    in_turn(int64_t(chunks.size()), [&](int64_t i) { fn(chunks[size_t(i)], i); });
+  }
+
+  // fn(i) for i from 0 to `tasks`, which all threads take in this order.
+  template <class Fn>
+  void in_turn(int64_t tasks, const Fn& fn) const {
     struct Context {
-      MultiTensor* all;
       const Fn* fn;
-      int64_t next;
-    } context{this, &fn, 0};
+      int64_t tasks, next;
+    } context{&fn, tasks, 0};
     const auto work = [](void* p) {
       auto& c = *static_cast<Context*>(p);
-      const auto size = int64_t(c.all->chunks.size());
-      for (int64_t i; (i = __atomic_fetch_add(&c.next, 1, __ATOMIC_RELAXED)) < size;)
-        (*c.fn)(c.all->chunks[size_t(i)], i);
+      for (int64_t i; (i = __atomic_fetch_add(&c.next, 1, __ATOMIC_RELAXED)) < c.tasks;) (*c.fn)(i);
     };
     const int64_t threads = bytes_ < kSerial ? 1 : int64_t(torch::stable::get_num_threads());
-    parallel(std::min(threads, int64_t(chunks.size())), work, &context);
+    parallel(std::min(threads, tasks), work, &context);
   }
 
   // Takes results back to tensors that were worked on by way of a copy: after the last pass.
   void finish() {
-    for (auto& [tensor, copy] : copies_) torch::stable::copy_(tensor, copy);
+    for (auto& c : copies_)
+      if (c.written) torch::stable::copy_(c.tensor, c.copy);
   }
 
  private:
@@ -102,20 +106,29 @@ class MultiTensor {
     bool written;
   };
 
+  struct Copy {
+    Tensor tensor, copy;
+    bool written;
+  };
+
   int64_t bytes_ = 0;
   std::vector<Extent> extents_;
-  std::vector<std::pair<Tensor, Tensor>> copies_;  // what stands for what
-  Tensors kept_;                                   // copies that are only read
+  std::vector<Copy> copies_;
 
   [[noreturn]] static void fail(const std::string& what) { throw std::runtime_error(what); }
 
   void add(const std::array<const Tensors*, L>& lists, const std::array<bool, L>& written, int64_t i) {
     const Tensor& first = (*lists[0])[size_t(i)];
     bool alike = true;
-    for (const Tensors* list : lists) {
-      const Tensor& t = (*list)[size_t(i)];
+    for (int l = 0; l < L; ++l) {
+      const Tensor& t = (*lists[l])[size_t(i)];
       if (!t.is_cpu()) fail("tensor " + std::to_string(i) + " is not on the CPU");
       if (!equal(t.sizes(), first.sizes())) fail("tensors " + std::to_string(i) + " differ in shape");
+      if (written[l]) {
+        t.mutable_data_ptr();  // of its own from now on, where it was a lazy copy
+        for (int64_t d = 0; d < t.dim(); ++d)
+          if (t.size(d) > 1 && !t.stride(d)) fail("tensor " + std::to_string(i) + " is expanded");
+      }
       alike = alike && equal(t.strides(), first.strides());
     }
     if (!first.numel()) return;
@@ -123,22 +136,24 @@ class MultiTensor {
     Chunk<L> chunk;
     chunk.tensor = i;
     std::array<int64_t, L> sizes;
+    const int64_t all = first.numel();
     for (int l = 0; l < L; ++l) {
       const Tensor& t = (*lists[l])[size_t(i)];
+      chunk.element[l] = element_of(t);
+      sizes[l] = int64_t(t.element_size());
+      const int before = same_as_before(lists, l, i);
+      if (before >= 0) {
+        chunk.data[l] = chunk.data[before];
+        continue;
+      }
+      if (dense(t)) extents_.push_back({data(t), data(t) + all * sizes[l], i, written[l]});
       Tensor used = t;
       if (!direct && !t.is_contiguous()) {
         used = torch::stable::contiguous(t);
-        if (written[l])
-          copies_.emplace_back(t, used);
-        else
-          kept_.push_back(used);
+        copies_.push_back({t, used, written[l]});
       }
-      chunk.data[l] = static_cast<char*>(const_cast<void*>(used.const_data_ptr()));
-      chunk.element[l] = element_of(t);
-      sizes[l] = int64_t(t.element_size());
+      chunk.data[l] = data(used);
     }
-    note_extents(chunk, sizes, first.numel(), written);
-    const int64_t all = first.numel();
     for (int64_t done = 0; done < all; done += kChunk) {
       chunk.count = std::min(kChunk, all - done);
       if (chunk.element[0] == Element::bytes) chunk.count *= sizes[0];
@@ -148,14 +163,18 @@ class MultiTensor {
     for (int l = 0; l < L; ++l) bytes_ += all * sizes[l];
   }
 
-  void note_extents(const Chunk<L>& chunk, const std::array<int64_t, L>& sizes, int64_t count,
-                    const std::array<bool, L>& written) {
-    for (int l = 0; l < L; ++l) {
-      bool again = false;  // the same memory in a list before
-      for (int k = 0; k < l; ++k) again = again || chunk.data[k] == chunk.data[l];
-      if (!again)
-        extents_.push_back({chunk.data[l], chunk.data[l] + count * sizes[l], chunk.tensor, written[l]});
+  static char* data(const Tensor& t) { return static_cast<char*>(const_cast<void*>(t.const_data_ptr())); }
+
+  // The list before l whose i-th tensor is the same elements of the same memory; -1: none.
+  static int same_as_before(const std::array<const Tensors*, L>& lists, int l, int64_t i) {
+    const Tensor& t = (*lists[l])[size_t(i)];
+    for (int k = 0; k < l; ++k) {
+      const Tensor& other = (*lists[k])[size_t(i)];
+      if (data(other) == data(t) && other.scalar_type() == t.scalar_type() &&
+          equal(other.strides(), t.strides()))
+        return k;
     }
+    return -1;
   }
 
   // No result lies where another tensor does.

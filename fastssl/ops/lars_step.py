@@ -15,6 +15,7 @@ from fastssl.ops.library import define
 ORDERS = ("classic", "torch", "popular")
 
 
+@torch.no_grad()
 def lars_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -85,6 +86,8 @@ def lars_step(
     backend = backends.select("lars_step", device.type)
     step = _reference_fwd if backend == "reference" else backends.raw("lars_step_fwd", backend)
     step(*tensors, gamma, factor, *options, m, keep)
+    if not torch.compiler.is_compiling():  # else the schema tells
+        torch.autograd.graph.increment_version([*params, *velocities, *averages])
 
 
 def _scalar(x: float | Tensor, name: str, device: torch.device) -> tuple[Tensor | None, float]:
@@ -110,9 +113,7 @@ def _check(params, grads, velocities, averages, order, separate_norms) -> None:
         raise ValueError("separate_norms is not for the popular order, whose ratio is of ‖v‖")
     for name, tensors in (("grads", grads), ("velocities", velocities), ("averages", averages)):
         if len(tensors) != len(params) and (tensors or name != "averages"):
-            raise ValueError(
-                f"{name} must have {len(params)} tensors as params, not {len(tensors)}"
-            )
+            raise ValueError(f"{name} must be {len(params)} tensors, not {len(tensors)}")
         for i, (w, t) in enumerate(zip(params, tensors, strict=False)):
             if t.dtype not in FLOATS or w.dtype not in FLOATS:
                 which = name if t.dtype not in FLOATS else "params"
@@ -171,4 +172,4 @@ define(
     fake=_fwd_fake,
     reference=_reference_fwd,
 )
-backends.register("lars_step")
+backends.register("lars_step", "native")

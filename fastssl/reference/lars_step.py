@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastssl.reference.ema_update import ema_update
+
 
 def lars_step(
     params: Sequence[Tensor],
@@ -57,7 +59,7 @@ def lars_step(
             x = x - lr * ratio(u) * u
         w.copy_(x)
         if averages:
-            averages[i].lerp_(w.to(averages[i].dtype), 1 - ema_momentum)
+            averages[i].copy_(ema_update([averages[i]], [w], ema_momentum)[0])
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 // included before that switch must be all of the standard library that the kernels see.
 
 #include "cpu/ema_update.h"
+#include "cpu/lars_step.h"
 #include "cpu/similarity_softplus.h"
 #include "cpu/similarity_topk.h"
 
@@ -22,6 +23,7 @@ using lane_t = int32_t;
 #include "cpu/similarity_softplus_kernel.h"
 #include "cpu/similarity_topk_kernel.h"
 #include "cpu/ema_update_kernel.h"
+#include "cpu/lars_step_kernel.h"
 }  // namespace f32
 namespace f64 {
 using real = double;
@@ -35,6 +37,7 @@ using lane_t = int64_t;
 #include "cpu/similarity_lse_backward.h"
 #include "cpu/similarity_lse_mean.h"
 #include "cpu/ema_update_kernel.h"
+#include "cpu/lars_step_kernel.h"
 }  // namespace f64
 }  // namespace
 const LseKernels<float> lse_float = {
@@ -45,4 +48,6 @@ const SoftplusKernels softplus = {f32::softplus_forward, f32::softplus_backward}
 const TopkKernels similarity_topk = {
     f32::MR, f32::NR, f32::TopkWorker::scratch, f32::topk_norms, f32::TopkWorker::work};
 const EmaKernels ema_update = {f32::ema_chunk, f64::ema_chunk};
+const LarsKernels lars_step = {f32::lars_norms, f64::lars_norms, f32::lars_update,
+                               f64::lars_update};
 }  // namespace fastssl::FASTSSL_ISA
