@@ -17,7 +17,8 @@ class DINO(Method):
 
     ``s = C·g(f(x))`` of two large crops and any number of small ones; the teacher, f, g and C
     averaged over steps, sees the large ones; its centred and sharpened softmax is what every other
-    crop is to predict.
+    crop is to predict. ``encoder`` is the student's; its authors judge the teacher's, which is
+    ``teacher.module[0]``, and at the end of training nearly the same.
 
     Args:
         encoder: f, any module from [B, C, H, W] to [B, F], of any size where crops differ.
