@@ -1,6 +1,6 @@
 """Images, by name, and the views made of them."""
 
-from fastssl.data.images import FileImages, Images, Split, TensorImages
+from fastssl.data.images import FileImages, Images, Split, TensorImages, ahead
 from fastssl.data.random import mix, uniform
 from fastssl.data.registry import SOURCES, load_data
 from fastssl.data.views import RECIPES, MultiCrop, Recipe, Views, build_recipe, fitted
@@ -15,6 +15,7 @@ __all__ = [
     "Split",
     "TensorImages",
     "Views",
+    "ahead",
     "build_recipe",
     "fitted",
     "load_data",

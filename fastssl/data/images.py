@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -112,3 +112,15 @@ class FileImages:
         image = image.crop((left, top, left + size, top + size))
         pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
         return pixels.view(size, size, channels).permute(2, 0, 1)
+
+
+def ahead(load: Callable[[int], Any], keys: Iterable[int]) -> Iterator[Any]:
+    """``map(load, keys)``, where the next item loads in a thread while this one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        upcoming = None
+        for key in keys:
+            current, upcoming = upcoming, pool.submit(load, key)
+            if current is not None:
+                yield current.result()
+        if upcoming is not None:
+            yield upcoming.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastssl.data import Images, Views, mix
+from fastssl.data import Images, Views, ahead, mix
 from fastssl.errors import UserError
 from fastssl.methods import Method
 from fastssl.nn import MomentumEncoder
@@ -250,15 +249,3 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         if parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= dist.get_world_size()
-
-
-def ahead(load: Callable[[int], Any], keys: Iterable[int]) -> Iterator[Any]:
-    """``map(load, keys)``, where the next item loads in a thread while this one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
-        upcoming = None
-        for key in keys:
-            current, upcoming = upcoming, pool.submit(load, key)
-            if current is not None:
-                yield current.result()
-        if upcoming is not None:
-            yield upcoming.result()
