@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl.data import Images
 from fastssl.errors import UserError, choose
 from fastssl.evaluation.features import extract_features, raw_pixels
 from fastssl.evaluation.few_labels import draw_share
@@ -48,6 +49,7 @@ def evaluate_encoder(
     label_shares: Sequence[float] = (0.01, 0.1),
     fine_tunings: int = 3,
     fitting: Fitting = Fitting(),  # noqa: B008, it is frozen
+    tuning_data: tuple[Tensor | Images, Tensor] | None = None,
     augment: Augment | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
@@ -85,6 +87,7 @@ def evaluate_encoder(
         label_shares: the semi-supervised settings, shares of each class's labels.
         fine_tunings: runs a semi-supervised setting, each with its own draw.
         fitting: how to fine-tune.
+        tuning_data: images and labels to fine-tune on, where ``train_images`` is a sample of more.
         augment: random views for fine-tuning; see :func:`fine_tune`.
         batch_size: images a forward.
         device: where the encoders are.
@@ -132,12 +135,13 @@ def evaluate_encoder(
         settings = [k for k in labels_per_class if k <= min(sizes)]
         probes = probe_jobs(tasks, y, test_y, settings, draws)
         splits.append(test_images)
+        tuning_images, tuning_labels = tuning_data or (train_images, y)
 
         def tuned_accuracy(module: nn.Module, share: float, seed: int) -> float:
             model = fine_tune(
                 module,
-                train_images,
-                y,
+                tuning_images,
+                tuning_labels,
                 fitting,
                 share=share,
                 transform=transform,
@@ -151,7 +155,7 @@ def evaluate_encoder(
         tunings = tuning_jobs(tasks, tuned_accuracy, label_shares, fine_tunings)
         if "semi-supervised" in tasks:
             for share in label_shares:  # refused now rather than after the other tasks
-                draw_share(y, share, seed=seed)
+                draw_share(tuning_labels, share, seed=seed)
         setup |= {
             "test images": len(test_images),
             "classes": len(sizes),

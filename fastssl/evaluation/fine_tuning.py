@@ -6,15 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.evaluation.features import as_float, check_images
+from fastssl.data import Images
 from fastssl.evaluation.few_labels import draw_share
-from fastssl.evaluation.fitting import Augment, Fitting, Transform, classifier, fit
+from fastssl.evaluation.fitting import (
+    Augment,
+    Fitting,
+    Transform,
+    classifier,
+    example_of,
+    fit,
+)
 from fastssl.functional.common import loss_dtype
 
 
 def fine_tune(
     encoder: nn.Module,
-    images: Tensor,
+    images: Tensor | Images,
     labels: Tensor,
     fitting: Fitting = Fitting(),  # noqa: B008, it is frozen
     *,
@@ -36,7 +43,8 @@ def fine_tune(
     Args:
         encoder: on ``device``, maps float [B, C, H', W'] to [B, F] or to what flattens to it. It
             stays as it is, batch norm's running statistics included; all of its copy learns.
-        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1].
+        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1]; or
+            :class:`fastssl.data.Images`, which are read batch by batch.
         labels: int64 [N], the classes 0 … C − 1.
         fitting: epochs, rate, optimiser, and how batch norm behaves.
         share: of each class's labels that is used, drawn by ``seed``; above 0, at most 1.
@@ -58,8 +66,8 @@ def fine_tune(
 
     Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2.
     """
-    check_images(images)
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+    example = example_of(images, transform, device)
+    if labels.dtype != torch.int64 or labels.shape != (len(images),):
         raise ValueError(
             f"labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}"
         )
@@ -68,15 +76,8 @@ def fine_tune(
         raise ValueError(f"labels must be 0 or more, got {labels.min().item()}")
     if labels.min() == labels.max():
         raise ValueError("at least two classes are needed to fine-tune, got one")
-    if share != 1:
-        rows = draw_share(labels, share, seed=seed)
-        images, labels = images[rows], labels[rows]
-    example = as_float(images[:1].to(device))
-    model = classifier(
-        encoder,
-        int(labels.max()) + 1,
-        example if transform is None else transform(example),
-    )
+    rows = None if share == 1 else draw_share(labels, share, seed=seed)
+    model = classifier(encoder, int(labels.max()) + 1, example)
 
     def cross_entropy(logits: Tensor, _: Tensor, rows: Tensor) -> Tensor:
         return F.cross_entropy(logits.to(loss_dtype(logits)), labels[rows].to(logits.device))
@@ -86,6 +87,7 @@ def fine_tune(
         images,
         cross_entropy,
         fitting,
+        rows=rows,
         transform=transform,
         augment=augment,
         device=device,

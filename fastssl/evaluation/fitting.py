@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastssl.data.random import mix
+from fastssl.data import Images, ahead, mix
 from fastssl.errors import UserError
 from fastssl.evaluation.features import as_float, check_images, evaluating, extract_features
 from fastssl.evaluation.progress import Bar
@@ -72,12 +72,27 @@ def classifier(encoder: nn.Module, classes: int, example: Tensor) -> nn.Sequenti
     return model
 
 
+def example_of(
+    images: Tensor | Images, transform: Transform | None, device: torch.device | str
+) -> Tensor:
+    """The first image as the encoder takes it, [1, C, H, W].
+
+    Raises:
+        ValueError: images of a wrong shape or dtype, or none at all.
+    """
+    if isinstance(images, Tensor):
+        check_images(images)
+    x = as_float(images[torch.zeros(1, dtype=torch.int64)].to(device))
+    return x if transform is None else transform(x)
+
+
 def fit(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Images,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     fitting: Fitting,
     *,
+    rows: Tensor | None = None,
     transform: Transform | None = None,
     augment: Augment | None = None,
     device: torch.device | str = "cpu",
@@ -89,13 +104,16 @@ def fit(
 
     Batches are drawn anew each epoch; rows that do not fill one wait for the next epoch. On a CPU
     the same seed gives the same weights bit for bit, and torch's global generators are left alone.
+    The next batch is read, in a thread, while one is used.
 
     Args:
         model: from inputs to logits [B, C], on ``device``.
-        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1].
+        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1]; or ``Images``, which are
+            read batch by batch.
         loss: from logits [B, C], the inputs they come from and their rows in ``images``, int64 [B]
             on the CPU, to a scalar.
         fitting: the settings.
+        rows: int64, those of the images to train on; None: all.
         transform: as for ``extract_features``.
         augment: in place of ``transform``: random views of a batch, such as a ``Recipe``'s.
         device: where the model is.
@@ -106,9 +124,9 @@ def fit(
     Raises:
         UserError: the loss is no longer finite.
     """
-    check_images(images)
-    size = min(fitting.batch_size, len(images))
-    steps = len(images) // size  # an epoch
+    rows = torch.arange(len(images)) if rows is None else rows
+    size = min(fitting.batch_size, len(rows))
+    steps = len(rows) // size  # an epoch
     optimizer = build_optimizer(
         fitting.optimizer,
         model,
@@ -122,27 +140,32 @@ def fit(
         if fitting.freeze_batch_norm and isinstance(module, _BatchNorm):
             module.eval()
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+
+    def load(step: int) -> tuple[Tensor, Tensor]:
+        epoch, position = divmod(step, steps)
+        generator = torch.Generator().manual_seed(mix(seed, ORDER, epoch))
+        order = torch.randperm(len(rows), generator=generator)
+        chosen = rows[order[position * size : (position + 1) * size]]
+        return chosen, images[chosen]
+
     with torch.random.fork_rng(cuda), Bar(title, total, progress) as advance:
         torch.manual_seed(mix(seed, NOISE))
-        for epoch in range(fitting.epochs):
-            generator = torch.Generator().manual_seed(mix(seed, ORDER, epoch))
-            order = torch.randperm(len(images), generator=generator)
-            for step in range(steps):
-                rows = order[step * size : (step + 1) * size]
-                batch = images[rows].to(device)
-                if augment is not None:
-                    x = augment(batch, rows.to(device), mix(seed, VIEWS, epoch))
-                else:
-                    x = as_float(batch) if transform is None else transform(as_float(batch))
-                if x.dim() == 4:
-                    x = x.contiguous(memory_format=torch.channels_last)  # convolutions' fastest
-                set_lr(optimizer, fitting.lr * warmup_cosine(epoch * steps + step, total, warmup))
-                optimizer.zero_grad(set_to_none=True)
-                value = loss(model(x), x, rows)
-                value.backward()
-                optimizer.step()
-                advance(1)
-            if not torch.isfinite(value.detach()):  # once an epoch: a GPU need not wait each step
+        for step, (chosen, batch) in enumerate(ahead(load, range(total))):
+            batch, epoch = batch.to(device), step // steps
+            if augment is not None:
+                x = augment(batch, chosen.to(device), mix(seed, VIEWS, epoch))
+            else:
+                x = as_float(batch) if transform is None else transform(as_float(batch))
+            if x.dim() == 4:
+                x = x.contiguous(memory_format=torch.channels_last)  # convolutions' fastest
+            set_lr(optimizer, fitting.lr * warmup_cosine(step, total, warmup))
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(model(x), x, chosen)
+            value.backward()
+            optimizer.step()
+            advance(1)
+            last = (step + 1) % steps == 0  # of an epoch: a GPU need not wait each step
+            if last and not torch.isfinite(value.detach()):
                 raise UserError(f"the loss is {value.item()} in epoch {epoch + 1}: a smaller lr?")
     model.eval()
 

@@ -186,6 +186,7 @@ def judge(
         tasks=tasks,
         transform=run.recipe.normalize,
         augment=gentle(run.recipe),
+        tuning_data=(train, train.labels) if train.labels is not None else None,
         device=device,
         seed=run.config.seed,
         progress=progress,

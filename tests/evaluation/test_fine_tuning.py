@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastssl.data import load_data
+from fastssl.data import TensorImages, load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import (
     Fitting,
@@ -71,6 +71,15 @@ def test_a_seed_decides_every_bit():
     assert not same(a, c)
 
 
+def test_images_read_batch_by_batch_are_the_same():
+    module, (pixels, labels) = encoder(), images()
+    whole, read = (
+        weights(fine_tune(module, given, labels, SHORT, share=0.5, progress=False))
+        for given in (pixels, TensorImages(pixels))
+    )
+    assert same(whole, read)
+
+
 def test_batch_norm_follows_or_is_frozen():
     module = encoder()
     follows, frozen = (
@@ -125,7 +134,7 @@ def test_only_the_share_is_seen_and_augmented_views_are(monkeypatch):
     assert len({seed for *_, seed in seen}) == 3
     for batch, index, _ in seen:
         assert sorted(batch[:, 0, 0, 0].tolist()) == sorted(rows.tolist())
-        assert torch.equal(batch, pixels[rows][index])
+        assert torch.equal(batch, pixels[index])
 
 
 def test_shares_are_of_each_class():
