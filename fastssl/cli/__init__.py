@@ -1,4 +1,4 @@
-"""The command line: ``fastssl train | eval | bench | info``."""
+"""The command line: ``fastssl train | eval | distill | bench | info``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "train an encoder on unlabelled images: fastssl train simclr --data digits",
-    "eval": "judge a trained encoder: kNN, linear probe, few labels",
+    "eval": "judge a trained encoder: kNN, linear probe, few labels, k-means, RankMe, fine-tuning",
+    "distill": "fine-tune a trained encoder on some labels and let it teach a smaller one",
     "bench": "time the ops and losses beside their peers, interleaved: fastssl bench nt_xent",
     "info": "versions, and which implementation serves each op here and why",
 }
 USAGE = "usage: fastssl COMMAND [options]\n\ncommands:\n" + "".join(
-    f"  {name:6} {text}\n" for name, text in COMMANDS.items()
+    f"  {name:7} {text}\n" for name, text in COMMANDS.items()
 )
 
 

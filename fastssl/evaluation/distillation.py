@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastssl.evaluation.features import as_float, check_images, evaluating
-from fastssl.evaluation.fitting import Augment, Fitting, Transform, classifier, fit
+from fastssl.data import Images
+from fastssl.evaluation.features import evaluating
+from fastssl.evaluation.fitting import (
+    Augment,
+    Fitting,
+    Transform,
+    classifier,
+    example_of,
+    fit,
+)
 from fastssl.functional import distillation_loss
 
 DISTILLING = Fitting(epochs=100)
@@ -15,7 +23,7 @@ DISTILLING = Fitting(epochs=100)
 def distill(
     teacher: nn.Module,
     student: nn.Module,
-    images: Tensor,
+    images: Tensor | Images,
     fitting: Fitting = DISTILLING,
     *,
     temperature: float = 1.0,
@@ -27,7 +35,10 @@ def distill(
 ) -> nn.Sequential:
     """Train a copy of a student, with a linear layer, to answer as a teacher does.
 
-        min  mean_i −Σ_y P_teacher(y|x_i) log P_student(y|x_i),  P = softmax(logits / temperature)
+        min  mean_i −T Σ_y P_teacher(y|x_i) log P_student(y|x_i),  P = softmax(logits / T)
+
+    T, the temperature, is in front so that one learning rate serves at all of them: the gradient of
+    a logit is the difference of two probabilities, as of a plain cross-entropy.
 
     The teacher is a classifier, such as :func:`fine_tune` gives; no labels are used here. A small
     student learns a large teacher; one built as the teacher is (self-distillation) often surpasses
@@ -38,7 +49,8 @@ def distill(
             left as it was.
         student: an encoder, from the same input to [B, F] or to what flattens to it, with fresh or
             pre-trained weights. It stays as it is; all of its copy learns.
-        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1].
+        images: uint8 [N, C, H, W] (read as k/255) or floating in [0, 1]; or
+            :class:`fastssl.data.Images`, which are read batch by batch.
         fitting: epochs, rate, optimiser, and how batch norm behaves.
         temperature: of both; in the paper 0.1 for self-distillation, 1 for a smaller student.
         transform: maps a float32 batch in [0, 1] to the encoders' input; None: nothing.
@@ -58,9 +70,7 @@ def distill(
 
     Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2.
     """
-    check_images(images)
-    example = as_float(images[:1].to(device))
-    example = example if transform is None else transform(example)
+    example = example_of(images, transform, device)
     with evaluating(teacher):
         with torch.no_grad():
             answer = teacher(example)
@@ -71,7 +81,7 @@ def distill(
         def soft_labels(logits: Tensor, x: Tensor, _: Tensor) -> Tensor:
             with torch.no_grad():
                 answers = teacher(x)
-            return distillation_loss(logits, answers, temperature)
+            return temperature * distillation_loss(logits, answers, temperature)
 
         fit(
             model,

@@ -3,6 +3,7 @@
 from fastssl.training.checkpoint import load_checkpoint, save_checkpoint
 from fastssl.training.chunked import chunked_backward
 from fastssl.training.config import TrainConfig
+from fastssl.training.distilling import distill_run, load_student
 from fastssl.training.run import load_run, train
 from fastssl.training.trainer import Trainer
 
@@ -10,8 +11,10 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "chunked_backward",
+    "distill_run",
     "load_checkpoint",
     "load_run",
+    "load_student",
     "save_checkpoint",
     "train",
 ]
