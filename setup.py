@@ -13,6 +13,7 @@ from setuptools import setup
 CPP_SOURCES = [
     "csrc/cpu/ema_update.cpp",
     "csrc/cpu/lars_step.cpp",
+    "csrc/cpu/prototype_cross_entropy.cpp",
     "csrc/cpu/similarity_lse.cpp",
     "csrc/cpu/similarity_softplus.cpp",
     "csrc/cpu/similarity_topk.cpp",

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastssl.distributed import Group, Local, Ranks, agree
-from fastssl.distributed.blocks import gather
+from fastssl.distributed import Group, agree
+from fastssl.functional.clustering import column_potentials
 from fastssl.functional.common import (
     check_companion,
     check_floating,
@@ -17,9 +17,9 @@ from fastssl.functional.common import (
     check_temperature,
     group_rows,
     loss_dtype,
-    widened,
 )
 from fastssl.ops import prototype_cross_entropy
+from fastssl.ops.sinkhorn import check as check_sinkhorn
 
 Assignment = Literal["centering", "sinkhorn"]
 
@@ -83,7 +83,7 @@ def swav_loss(
         for t, q in zip(teachers, queues, strict=True)
     ]
     rows = prototype_cross_entropy(
-        scores, teachers, torch.stack(potentials), assign, temperature, epsilon
+        scores, teachers, epsilon * torch.stack(potentials), assign, temperature, epsilon
     )
     pairs = len(teachers) * (len(scores) - 1)
     return ranks.mean(rows / pairs).to(loss_dtype(teachers[0]))
@@ -143,7 +143,9 @@ def dino_loss(
         iterations=iterations,
     )
     if assignment == "sinkhorn":
-        center = column_potentials(_joined(teacher), teacher_temperature, iterations, ranks)
+        scores = teacher.flatten(0, 1) if isinstance(teacher, Tensor) else torch.cat(list(teacher))
+        potentials = column_potentials(scores, teacher_temperature, iterations, ranks)  # [K]
+        center = teacher_temperature * potentials
     crops, views = len(student), len(teacher)
     own = [t if t < crops else -1 for t in range(views)]
     rows = prototype_cross_entropy(
@@ -212,7 +214,8 @@ def ibot_patch_loss(
     if num_images is not None and num_images < 1:
         raise ValueError(f"num_images must be positive, not {num_images}")
     if assignment == "sinkhorn":
-        center = column_potentials(teacher, teacher_temperature, iterations, ranks)
+        potentials = column_potentials(teacher, teacher_temperature, iterations, ranks)
+        center = teacher_temperature * potentials
     rows = prototype_cross_entropy(
         [student], [teacher], center, [-1], student_temperature, teacher_temperature
     )
@@ -229,31 +232,6 @@ def ibot_patch_loss(
 def views_of(logits: Sequence[Tensor] | Tensor) -> list[Tensor]:
     """The tensors [N, K] of a sequence, or of one tensor [V, N, K]."""
     return list(logits)
-
-
-def _joined(logits: Sequence[Tensor] | Tensor) -> Tensor:
-    """The rows of all views, [V·N, K]."""
-    return logits.flatten(0, 1) if isinstance(logits, Tensor) else torch.cat(list(logits))
-
-
-@torch.no_grad()
-def column_potentials(scores: Tensor, epsilon: float, iterations: int, ranks: Local) -> Tensor:
-    """``epsilon · v``, [K], of Sinkhorn's ``q = exp(scores / epsilon − u − v)`` over the rows of
-    all ranks, float64; u is then the log-sum-exp of ``scores / epsilon − v``."""
-    logits = widened(scores) / epsilon  # [B, K]
-    v = _lse_over_ranks(logits, ranks)
-    for _ in range(iterations - 1):
-        u = (logits - v).logsumexp(dim=1, keepdim=True)  # [B, 1]
-        v = _lse_over_ranks(logits - u, ranks)
-    return v * epsilon
-
-
-def _lse_over_ranks(logits: Tensor, ranks: Local) -> Tensor:
-    """Of the columns, over the rows of all ranks."""
-    lse = logits.logsumexp(dim=0, keepdim=True)  # [1, K]
-    if isinstance(ranks, Ranks):
-        lse = torch.cat(gather(lse, [1] * len(ranks.samples), ranks.group))
-    return lse.logsumexp(dim=0)
 
 
 def _check_swav(
@@ -283,8 +261,7 @@ def _check_swav(
                     f"queue_scores[{i}] must have shape [L, {width}], not {list(queue.shape)}"
                 )
     _check_number("temperature", temperature)
-    _check_number("epsilon", epsilon)
-    _check_iterations(iterations)
+    check_sinkhorn(scores[0], epsilon, iterations)
 
 
 def _check_dino(
@@ -300,9 +277,8 @@ def _check_dino(
     _check_views("teacher", teacher, "student", student)
     if len(student) == len(teacher) == 1:
         raise ValueError("student and teacher must hold two views between them: none meets itself")
-    _check_teacher(student[0], center, assignment, iterations)
     _check_number("student_temperature", student_temperature)
-    _check_number("teacher_temperature", teacher_temperature)
+    _check_teacher(student[0], center, assignment, teacher_temperature, iterations)
 
 
 def _check_ibot(
@@ -322,9 +298,8 @@ def _check_ibot(
         check_group_ids("images", images, [len(student)], student.device)
     elif counted:
         raise ValueError("num_images needs images, the number of each patch's image")
-    _check_teacher(student, center, assignment, iterations)
     _check_number("student_temperature", student_temperature)
-    _check_number("teacher_temperature", teacher_temperature)
+    _check_teacher(student, center, assignment, teacher_temperature, iterations)
 
 
 def _check_views(name: str, views: list[Tensor], first_name: str, firsts: list[Tensor]) -> None:
@@ -346,11 +321,17 @@ def _check_views(name: str, views: list[Tensor], first_name: str, firsts: list[T
 
 
 def _check_teacher(
-    like: Tensor, center: Tensor | None, assignment: Assignment, iterations: int
+    like: Tensor,
+    center: Tensor | None,
+    assignment: Assignment,
+    temperature: float,
+    iterations: int,
 ) -> None:
     if assignment not in ("centering", "sinkhorn"):
         raise ValueError(f'assignment must be "centering" or "sinkhorn", not {assignment!r}')
-    _check_iterations(iterations)
+    _check_number("teacher_temperature", temperature)
+    if assignment == "sinkhorn":
+        check_sinkhorn(like, temperature, iterations)
     if center is None:
         return
     if assignment == "sinkhorn":
@@ -368,8 +349,3 @@ def _check_number(name: str, value: float) -> None:
     if isinstance(value, Tensor) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a float, not {type(value).__name__}")
     check_temperature(value, name)
-
-
-def _check_iterations(iterations: int) -> None:
-    if not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations must be a positive int, not {iterations!r}")

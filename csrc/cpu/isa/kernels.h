@@ -4,6 +4,7 @@
 
 #include "cpu/ema_update.h"
 #include "cpu/lars_step.h"
+#include "cpu/prototype_cross_entropy.h"
 #include "cpu/similarity_softplus.h"
 #include "cpu/similarity_topk.h"
 
@@ -24,6 +25,7 @@ using lane_t = int32_t;
 #include "cpu/similarity_topk_kernel.h"
 #include "cpu/ema_update_kernel.h"
 #include "cpu/lars_step_kernel.h"
+#include "cpu/prototype_cross_entropy_kernel.h"
 }  // namespace f32
 namespace f64 {
 using real = double;
@@ -50,4 +52,6 @@ const TopkKernels similarity_topk = {
 const EmaKernels ema_update = {f32::ema_chunk, f64::ema_chunk};
 const LarsKernels lars_step = {f32::lars_norms, f64::lars_norms, f32::lars_update,
                                f64::lars_update};
+const PrototypeKernels prototype_cross_entropy = {
+    f32::prototype_scratch, f32::prototype_work<false>, f32::prototype_work<true>};
 }  // namespace fastssl::FASTSSL_ISA
