@@ -134,7 +134,7 @@ def goals(results: dict[str, Any]) -> str:
 
 def judged(results: dict[str, Any]) -> str:
     """What frozen features are worth, from a file of bench/digits.py."""
-    from fastssl.evaluation.report import cell
+    from fastssl.evaluation.report import RANK_ME, cell
 
     evaluation, told = results["evaluation"], results["machine"]
     columns = list(next(iter(evaluation["results"].values())))
@@ -147,7 +147,9 @@ def judged(results: dict[str, Any]) -> str:
         f"\n{setup['train images']:,} training and {setup['test images']:,} test images; mean and "
         f"standard deviation over {setup['draws']} draws of labels from the training split, the "
         f"untrained encoder over {setup['untrained initialisations']} initialisations; raw pixels "
-        f"meet the same logistic regression. {config['epochs']} steps of {config['batch_size']:,} "
+        f"meet the same logistic regression"
+        + ("; k-means and RankMe of training features" if RANK_ME in evaluation["results"] else "")
+        + f". {config['epochs']} steps of {config['batch_size']:,} "
         f"images in chunks of {config['chunk_size']}. Training, evaluation and pictures took "
         f"{results['seconds']:.0f} s ({results['processor_seconds']:.0f} s of processor time): "
         f"{told.get('cpu')}, {told.get('threads')} threads, torch {told.get('torch')}, commit "

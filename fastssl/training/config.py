@@ -56,9 +56,9 @@ class TrainConfig(BaseModel):
     """what is trained"""
     preset: str = "digits"
     """settings by name: what learns digits, or what the method's authors did. simclr: paper |
-    imagenet | v2 | cifar10; moco: v1 | v2 | cifar10; moco-v3: resnet50 | vit-small; npid, nnclr,
-    end-to-end: imagenet; supcon: cifar10; swav: imagenet | imagenet-256; dino: vit-small |
-    resnet50; deepcluster: imagenet. What is given beside it counts more"""
+    imagenet | v2 | cifar10; moco: v1 | v2 | simclr-v2 | cifar10; moco-v3: resnet50 | vit-small;
+    npid, nnclr, end-to-end: imagenet; supcon: cifar10; swav: imagenet | imagenet-256; dino:
+    vit-small | resnet50; deepcluster: imagenet. What is given beside it counts more"""
     data: str = "digits"
     """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)

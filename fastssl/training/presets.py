@@ -24,6 +24,15 @@ LARS: Settings = {"optimizer": "lars", "lr_scaling": "linear", "warmup_epochs": 
 LARS_TORCH = _joined(LARS, optimizer="lars-torch")
 SGD: Settings = {"optimizer": "sgd", "weight_decay": 1e-4, "warmup_epochs": 0}
 SIMCLR = _joined(IMAGENET, LARS, batch_size=4096, head_hidden=2048, head_out=128, temperature=0.1)
+SIMCLR_V2 = _joined(
+    SIMCLR,
+    head="v2",
+    lr=0.1,
+    lr_scaling="sqrt",
+    weight_decay=1e-4,
+    epochs=800,
+    warmup_epochs=40,
+)
 MOCO = _joined(IMAGENET, SGD, lr=0.03, batch_size=256, epochs=200, head_hidden=2048, head_out=128)
 QUEUE: Settings = {"queue_size": 65_536, "key_momentum": 0.999}
 MOCO_V3 = _joined(
@@ -73,15 +82,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         "digits": {},
         "paper": _joined(SIMCLR, lr=0.3, weight_decay=1e-6, epochs=100),
         "imagenet": _joined(SIMCLR, lr=0.075, lr_scaling="sqrt", weight_decay=1e-4, epochs=100),
-        "v2": _joined(
-            SIMCLR,
-            head="v2",
-            lr=0.1,
-            lr_scaling="sqrt",
-            weight_decay=1e-4,
-            epochs=800,
-            warmup_epochs=40,
-        ),
+        "v2": SIMCLR_V2,
         "cifar10": _joined(
             CIFAR10,
             LARS,
@@ -98,6 +99,7 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
         "digits": {"queue_size": 4096, "key_momentum": 0.99},
         "v1": _joined(MOCO, QUEUE, head="linear", temperature=0.07),
         "v2": _joined(MOCO, QUEUE, head="mlp", temperature=0.2),
+        "simclr-v2": _joined(SIMCLR_V2, QUEUE),  # with its memory, which is MoCo's
         "cifar10": _joined(
             CIFAR10,
             SGD,

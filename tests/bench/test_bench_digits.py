@@ -26,5 +26,15 @@ def test_the_section_holds_the_accuracies_and_how_they_were_had(tmp_path):
     assert report.write(path) == [path.with_suffix(".md")]
     text = report.section("digits_simclr", tmp_path)
     assert "| 5 labels a class | 95.1 ± 1.2 | 95.1 ± 1.2 | 95.1 ± 1.2 |" in text
+    assert "RankMe" not in text
     for words in ("1,438 training", "1,024 images", "80 s", "30%", "bench/digits.py"):
         assert words in text
+
+
+def test_rankme_is_in_dimensions_and_a_cell_may_be_absent():
+    told = results()
+    rows = told["evaluation"]["results"]
+    rows["RankMe, dimensions"] = {"trained": {"mean": 12.34, "std": 0.0}}
+    text = report.markdown(told)
+    assert "| RankMe, dimensions | 12.3 |  |  |" in text
+    assert "k-means and RankMe of training features. 400 steps" in text

@@ -167,7 +167,10 @@ def test_what_is_given_counts_more_than_a_file_and_that_more_than_a_preset(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["moco", "--preset", "v9"], "no preset of moco 'v9'; there are: digits, v1, v2, cifar10"),
+        (
+            ["moco", "--preset", "v9"],
+            "no preset of moco 'v9'; there are: digits, v1, v2",
+        ),
         (["simclr", "--queue-size", "9"], "queue_size is no setting of simclr"),
         (["moco", "--negatives", "9"], "negatives is no setting of moco"),
         (["moco", "--queue-size", "0"], "queue_size: Input should be greater than 0"),
@@ -227,6 +230,8 @@ OFFICIAL = {  # what the papers and their code say
     ("dino", "vit-small"): dict(prototypes=65_536, key_momentum=0.996, teacher_temperature=0.04),
     ("dino", "resnet50"): dict(optimizer="sgd", lr=0.03, views="dino-resnet", head_out=256),
     ("deepcluster", "imagenet"): dict(prototypes=3000, clusterings=3, views="swav", lr=4.8),
+    ("simclr", "v2"): dict(head="v2", temperature=0.1, batch_size=4096, lr=0.1, epochs=800),
+    ("moco", "simclr-v2"): dict(head="v2", queue_size=65_536, key_momentum=0.999, lr=0.1),
     ("simclr", "imagenet"): dict(temperature=0.1, batch_size=4096, lr=0.075, lr_scaling="sqrt"),
 }
 
