@@ -2,8 +2,9 @@
 
 from fastssl.data.images import FileImages, Images, Split, TensorImages, ahead
 from fastssl.data.random import mix, uniform
+from fastssl.data.recipes import RECIPES, build_recipe, fitted
 from fastssl.data.registry import SOURCES, load_data
-from fastssl.data.views import RECIPES, MultiCrop, Recipe, Views, build_recipe, fitted
+from fastssl.data.views import MultiCrop, Recipe, Views
 
 __all__ = [
     "RECIPES",
