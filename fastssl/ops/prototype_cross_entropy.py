@@ -195,4 +195,4 @@ define(
     reference=_reference_bwd,
     module="prototype_cross_entropy",
 )
-backends.register("prototype_cross_entropy", "native")
+backends.register("prototype_cross_entropy", "native", "triton")
