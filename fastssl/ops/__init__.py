@@ -1,5 +1,6 @@
 """Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
+from fastssl.ops.ema_update import ema_update_
 from fastssl.ops.lars_step import lars_step
 from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
@@ -8,6 +9,7 @@ from fastssl.ops.similarity_topk import similarity_topk
 from fastssl.ops.sinkhorn import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 
 __all__ = [
+    "ema_update_",
     "lars_step",
     "prototype_cross_entropy",
     "similarity_lse",
