@@ -20,8 +20,6 @@ from fastssl_kernels.similarity_lse_plan import _device, _launch
 
 TILE = 4096  # logits of the student that a program holds
 WAVES = 8  # programs for each processor that the forward is cut into
-BITS: tl.constexpr = tl.constexpr(12)  # of a crop's number
-NO_CROP: tl.constexpr = tl.constexpr(4095)
 LOG2_E = math.log2(math.e)
 
 
@@ -157,9 +155,7 @@ def _prototype_cross_entropy_fwd_finish_kernel(
         crossing += (met + rise[:, None] * part[None, :]) * fall[None, :]
     meets = (crops < S)[:, None] & (views < T)[None, :]
     for t in tl.static_range(T):
-        meets = meets & (
-            (crops != ((OWN >> (BITS * t)) & NO_CROP))[:, None] | (views != t)[None, :]
-        )
+        meets = meets & ((crops != ((OWN >> (12 * t)) & 4095))[:, None] | (views != t)[None, :])
     terms = tl.log(student_sum)[:, None] + student_scale * crossing / teacher_sum[None, :]
     terms = tl.where(meets, terms, 0.0)
     tl.store(loss_ptr + n, tl.sum(tl.sum(terms, 1), 0))
@@ -202,7 +198,7 @@ def _prototype_cross_entropy_bwd_kernel(
     upstream = tl.load(d_loss_ptr + n) * student_scale
     met = tl.zeros([BLOCK_S], tl.float64)
     for t in tl.static_range(T):
-        met += tl.where(crops != ((OWN >> (BITS * t)) & NO_CROP), 1.0, 0.0)
+        met += tl.where(crops != ((OWN >> (12 * t)) & 4095), 1.0, 0.0)
     stats = stats_ptr + (crops.to(tl.int64) * N + n) * 2
     high = tl.load(stats, mask=crops < S, other=0.0).to(tl.float32)
     total = tl.load(stats + 1, mask=crops < S, other=1.0)
@@ -218,7 +214,7 @@ def _prototype_cross_entropy_bwd_kernel(
         logits, rest = _centred(logits, center_ptr, low_ptr, at, inside)  # [BK]
         power = tl.exp2(((logits - tl.load(stats).to(tl.float32)) + rest) * teacher_scale2)
         target = (power * factor)[None, :]
-        gradient -= tl.where((crops != ((OWN >> (BITS * t)) & NO_CROP))[:, None], target, 0.0)
+        gradient -= tl.where((crops != ((OWN >> (12 * t)) & 4095))[:, None], target, 0.0)
     tl.store(d_student_ptr + places, gradient.to(d_student_ptr.dtype.element_ty), mask=mask)
 
 
@@ -334,5 +330,5 @@ def _centers(center: Tensor | None) -> tuple[Tensor | None, Tensor | None, int]:
 
 
 def _packed(own: Sequence[int]) -> int:
-    """The crops that views never meet, in one number."""
-    return sum((o & NO_CROP.value) << (BITS.value * t) for t, o in enumerate(own))
+    """The crops that views never meet, 12 bits each, 4095 for none, in one constant of a kernel."""
+    return sum((o & 4095) << (12 * t) for t, o in enumerate(own))
