@@ -104,10 +104,10 @@ def evaluate_encoder(
         one fit). Ready for JSON.
 
     Raises:
-        UserError: an unknown task, no labels for one that needs them, a share of the labels that
-            leaves a class without any.
-        ValueError: images and labels that do not match, labels that are not int64, fewer than two
-            classes, or features that are not finite.
+        UserError: an unknown task, no labels for one that needs them, fewer than two classes, a
+            share of the labels that leaves a class without any.
+        ValueError: images and labels that do not match, labels that are not int64, or features that
+            are not finite.
     """
     for task in tasks:
         if task not in TASKS:
@@ -131,7 +131,7 @@ def evaluate_encoder(
         y, test_y = train_labels.cpu(), test_labels.cpu()
         sizes = [count for count in y.bincount().tolist() if count]
         if len(sizes) < 2:
-            raise ValueError("at least two classes are needed to judge features")
+            raise UserError("at least two classes are needed to judge features, there is one")
         settings = [k for k in labels_per_class if k <= min(sizes)]
         probes = probe_jobs(tasks, y, test_y, settings, draws)
         splits.append(test_images)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data import Images
+from fastssl.errors import UserError
 from fastssl.evaluation.few_labels import draw_share
 from fastssl.evaluation.fitting import (
     Augment,
@@ -61,8 +62,9 @@ def fine_tune(
         ``flatten`` and ``linear`` in sequence. The encoder's arithmetic; logits are not normalised.
 
     Raises:
-        ValueError: images and labels that do not match, negative labels, fewer than two classes.
-        UserError: a share that leaves a class without a label; a loss that is no longer finite.
+        ValueError: images and labels that do not match, negative labels.
+        UserError: fewer than two classes, a share that leaves a class without a label, a loss that
+            is no longer finite.
 
     Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2.
     """
@@ -75,7 +77,7 @@ def fine_tune(
     if labels.min() < 0:
         raise ValueError(f"labels must be 0 or more, got {labels.min().item()}")
     if labels.min() == labels.max():
-        raise ValueError("at least two classes are needed to fine-tune, got one")
+        raise UserError("at least two classes are needed to fine-tune, there is one")
     rows = None if share == 1 else draw_share(labels, share, seed=seed)
     model = classifier(encoder, int(labels.max()) + 1, example)
 

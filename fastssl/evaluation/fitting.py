@@ -26,23 +26,45 @@ Augment = Callable[[Tensor, Tensor, int], Tensor]  # (uint8 images, indices, see
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a classifier is trained; the defaults fine-tune, on small images as on large ones."""
+    """How a classifier is trained; the defaults fine-tune, as SimCLR without weight decay.
 
-    epochs: int = 60  # passes over the labelled images
-    batch_size: int = 256  # at most; with fewer images, all of them
-    optimizer: str = "sgd"  # or "adamw", "lars"
-    lr: float = 0.05  # at the peak, not scaled by the batch; then half a cosine down to 0
+    Args:
+        epochs: passes over the images.
+        batch_size: images a step, 2 or more; where there are fewer, all of them.
+        optimizer: "sgd", "adamw", "lars", …; see ``fastssl.optim.OPTIMIZERS``.
+        lr: the peak learning rate, not scaled by the batch; half a cosine brings it to 0.
+        warmup_epochs: epochs of rising learning rate before.
+        momentum: of SGD and LARS; of AdamW, β₁.
+        weight_decay: not of biases and norms.
+        freeze_batch_norm: False: batch norm normalises by the batch, and its running statistics
+            follow, as in SimCLR. True: it normalises by the running statistics, which stay those of
+            pre-training; its scale and shift learn all the same. Smaller rates serve then.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    epochs: int = 60
+    batch_size: int = 256
+    optimizer: str = "sgd"
+    lr: float = 0.05
     warmup_epochs: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 0.0
-    # Batch norm normalises by the batch and its running statistics follow, as in SimCLR; True: it
-    # normalises by those of pre-training, which stay, and its scale and shift alone learn.
     freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        allowed = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "lr": (self.lr > 0, "positive"),
+            "warmup_epochs": (self.warmup_epochs >= 0, "0 or more"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+        }
+        for name, (fine, words) in allowed.items():
+            if not fine:
+                raise UserError(f"{name} must be {words}, not {getattr(self, name)}")
 
 
 def classifier(encoder: nn.Module, classes: int, example: Tensor) -> nn.Sequential:

@@ -64,7 +64,7 @@ def one_thread() -> AbstractContextManager[Any]:
 
 def unit(features: Tensor) -> np.ndarray:
     """Rows of unit length, float32; zero rows stay zero."""
-    return F.normalize(features.float(), dim=1).numpy()
+    return F.normalize(features.float(), dim=1).cpu().numpy()
 
 
 @functools.cache

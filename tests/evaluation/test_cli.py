@@ -98,7 +98,7 @@ def test_colour_images_for_a_grey_encoder(run_dir, tmp_path, capsys):
         (["RUN", "--device", "abacus"], "abacus"),
         (["RUN", "--tasks", "knn,golf"], "no task 'golf'; there are: knn, few-labels"),
         (["RUN", "--tasks", "semi-supervised", "--label-shares", "0.1"], "too few labels: 0.001"),
-        (["RUN", "--epochs", "0"], "epochs must be positive, got 0"),
+        (["RUN", "--epochs", "0"], "epochs must be at least 1, not 0"),
         (["RUN", "--head-layers", "2"], "all but the last of a head's 2 layers"),
     ],
 )

@@ -57,7 +57,7 @@ def test_self_distillation_begins_with_the_runs_encoder(run_dir):
         (["RUN", "--label-share", "101"], "at most 1, got 1.01"),
         (["RUN", "--head-layers", "3"], "a head's 3 layers"),
         (["RUN", "--temperature", "0"], "temperature must be positive"),
-        (["RUN", "--lr", "-1"], "lr must be positive"),
+        (["RUN", "--lr", "-1"], "lr must be positive, not -1"),
         (["RUN", "--optimizer", "adam"], "no optimizer 'adam'"),
     ],
 )

@@ -170,7 +170,7 @@ def test_the_heads_first_layer_can_be_kept():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"labels": torch.zeros(40).long()}, ValueError, "two classes"),
+        ({"labels": torch.zeros(40).long()}, UserError, "two classes"),
         ({"labels": torch.full((40,), -1)}, ValueError, "0 or more, got -1"),
         ({"labels": torch.zeros(39).long()}, ValueError, r"int64 \[40\]"),
         ({"labels": torch.zeros(40)}, ValueError, "float32"),
@@ -189,10 +189,16 @@ def test_wrong_input_says_what_is_wrong(change, error, message):
         fine_tune(encoder(), **given, progress=False)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "lr"])
-def test_settings_that_cannot_be(name):
-    with pytest.raises(UserError, match=f"{name} must be positive, got 0"):
-        Fitting(**{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("nan"))),
+        *(("warmup_epochs", -1.0), ("momentum", 1.0), ("weight_decay", -0.1)),
+    ],
+)
+def test_settings_that_cannot_be(name, value):
+    with pytest.raises(UserError, match=f"{name} must be .*, not {value}"):
+        Fitting(**{name: value})
 
 
 def test_a_classifier_begins_with_equal_odds():
