@@ -171,5 +171,6 @@ define(
     "Tensor? ema_scalar, float ema_momentum) -> ()",
     fake=_fwd_fake,
     reference=_reference_fwd,
+    module="lars_step",
 )
-backends.register("lars_step", "native")
+backends.register("lars_step", "native", "triton")

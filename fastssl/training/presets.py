@@ -46,7 +46,7 @@ MOCO_V3 = _joined(
 
 CLUSTERS = _joined(
     IMAGENET,
-    LARS,
+    LARS_TORCH,
     views="swav",
     lr=4.8,
     lr_scaling="none",
