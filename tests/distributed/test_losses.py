@@ -18,6 +18,8 @@ from fastssl.functional import (
     clip_loss,
     dcl,
     dclw,
+    dino_loss,
+    ibot_patch_loss,
     info_nce,
     multi_view_nt_xent,
     nnclr,
@@ -26,6 +28,7 @@ from fastssl.functional import (
     siglip_loss,
     simsiam_loss,
     sup_con,
+    swav_loss,
     vicreg_loss,
 )
 from tests.distributed.launch import launch
@@ -126,6 +129,20 @@ LOSSES = {
         multi_view_nt_xent(torch.cat([a, b, c[batch.number % 2 == 0]]),
                            torch.cat([batch.number.repeat(2), batch.number[batch.number % 2 == 0]]),
                            t, **over),
+    "swav": lambda a, b, c, t, bias, batch, ring=False, **over: swav_loss([a, b, c], **over),
+    "swav, queue": lambda a, b, c, t, bias, batch, ring=False, **over:
+        swav_loss(torch.stack([a, b, c]), assign=(0, 2), **over,
+                  queue_scores=[batch.negatives.flatten(0, 1), batch.negatives[:, 0]]),
+    "dino": lambda a, b, c, t, bias, batch, ring=False, **over:
+        dino_loss([a, b, c], [a, b], QUEUE[0], **over),
+    "dino, sinkhorn": lambda a, b, c, t, bias, batch, ring=False, **over:
+        dino_loss([a, b, c], [a, b], assignment="sinkhorn", **over),
+    "ibot": lambda a, b, c, t, bias, batch, ring=False, **over:
+        ibot_patch_loss(a, b, QUEUE[0], images=batch.number // 2, **over),
+    "ibot, counted": lambda a, b, c, t, bias, batch, ring=False, **over:
+        ibot_patch_loss(a, b, images=batch.number // 2, num_images=len(a), **over),
+    "ibot, sinkhorn": lambda a, b, c, t, bias, batch, ring=False, **over:
+        ibot_patch_loss(a, b, assignment="sinkhorn", **over),
     "byol": lambda a, b, c, t, bias, batch, ring=False, **over: byol_loss(a, b, c, b, **over),
     "simsiam": lambda a, b, c, t, bias, batch, ring=False, **over:
         simsiam_loss(a, b, c, b, reduction="sum", **over),
@@ -222,6 +239,16 @@ def modules_are_the_functions():
         assert torch.equal(module, function)
 
 
+def the_centre_is_that_of_all():
+    rank, size = dist.get_rank(), dist.get_world_size()
+    mine, everyones = Batch([rank]).views, Batch(range(size)).views
+    for loss in (fastssl.DINOLoss(WIDTH, group=True), fastssl.IBOTPatchLoss(WIDTH, group=True)):
+        views = mine[:2] if isinstance(loss, fastssl.DINOLoss) else mine[0]
+        loss.update_center(views)
+        right = torch.cat(everyones[:2]) if isinstance(views, list) else everyones[0]
+        assert relative(loss.center, 0.1 * right.mean(0)) < 1e-6
+
+
 def nothing_wrong_stays_silent():
     rank = dist.get_rank()
     a, b, _ = Batch([rank]).views
@@ -250,6 +277,7 @@ def cases():
     if dist.get_world_size() == 2:
         rows_are_those_of_one()
         modules_are_the_functions()
+        the_centre_is_that_of_all()
         nothing_wrong_stays_silent()
 
 
