@@ -81,5 +81,5 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=1.0, help="of teacher and student; default: 1"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
-    add_options(parser, DISTILLING)
+    add_options(parser, "training of the student", DISTILLING)
     return parser

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         type=lambda text: text.split(","),
         metavar="TASK,…",
-        help=f"of {', '.join(TASKS)}; default: {', '.join(QUICK_TASKS)}, of which without labels "
+        help=f"of {', '.join(TASKS)}; default: {', '.join(QUICK_TASKS)}, or, without labels, "
         f"{', '.join(WITHOUT_LABELS)}",
     )
     parser.add_argument(
@@ -86,5 +86,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--out", type=Path, help="a directory for the report; default: RUN_DIR")
-    add_options(parser, Fitting())
+    add_options(parser, "fine-tuning", Fitting())
     return parser

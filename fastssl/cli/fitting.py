@@ -8,7 +8,7 @@ import dataclasses
 from fastssl.evaluation import Fitting
 
 
-def add_options(parser: argparse.ArgumentParser, fitting: Fitting) -> None:
+def add_options(parser: argparse.ArgumentParser, title: str, fitting: Fitting) -> None:
     """``--head-layers``, and an option for each of a Fitting's settings with its value here."""
     parser.add_argument(
         "--head-layers",
@@ -17,11 +17,11 @@ def add_options(parser: argparse.ArgumentParser, fitting: Fitting) -> None:
         metavar="N",
         help="the projection head's first N layers belong to the encoder; SimCLR v2: 1",
     )
-    group = parser.add_argument_group("how it is trained")
+    group = parser.add_argument_group(title)
     for name, value in dataclasses.asdict(fitting).items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            group.add_argument(flag, action="store_true", default=value)
+            group.add_argument(flag, action="store_true", help="keep its statistics")
         else:
             group.add_argument(flag, type=type(value), default=value, help=f"default: {value}")
 
