@@ -70,17 +70,28 @@ def test_chunks_have_statistics_of_their_own():
     torch.testing.assert_close(momentum(x, chunk_size=3), momentum(x))
 
 
-def test_half_precision_weights_are_refused():
-    with pytest.raises(TypeError, match=r"weight is torch\.bfloat16; a moving average needs"):
-        MomentumEncoder(nn.Linear(2, 2).bfloat16())
+def test_half_precision_weights_have_float32_averages():
+    source = nn.Linear(2, 2).bfloat16()
+    momentum = MomentumEncoder(source)
+    start = momentum.module.weight.double()
+    with torch.no_grad():
+        source.weight.add_(1)
+    for _ in range(100):
+        momentum.follow(source, 0.999)
+    assert momentum.module.weight.dtype == torch.bfloat16
+    expected = torch.lerp(source.weight.detach().double(), start, 0.999**100)
+    torch.testing.assert_close(momentum.module.weight.double(), expected, rtol=2**-8, atol=0)
 
 
 def test_wrong_arguments_are_named():
     momentum = MomentumEncoder(network())
     with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\], not 1.5"):
         momentum.follow(network(), 1.5)
-    for other in (nn.Linear(3, 2), nn.Sequential(*network()[:3], nn.Linear(16, 4))):
-        with pytest.raises(ValueError, match="source is not the module that was copied"):
+    for other, says in (
+        (nn.Linear(3, 2), "0.bias is not in both"),
+        (nn.Sequential(*network()[:3], nn.Linear(16, 4)), r"3.weight is \[4, 16\], not \[3, 16\]"),
+    ):
+        with pytest.raises(ValueError, match=f"source is not the module that was copied: {says}"):
             momentum.follow(other, 0.5)
 
 
