@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
+
+# Backends of a test that is worth running with every instruction set of the native kernels.
+WITH_ISAS = [pytest.param("native", marks=pytest.mark.instruction_sets), "reference"]
 
 # N samples, D features: one row, primes, odd sizes around the kernels' blocks, wide and narrow.
 SHAPES = [(1, 8), (2, 3), (3, 1), (7, 5), (24, 16), (61, 127), (97, 33), (131, 300), (30, 1024)]

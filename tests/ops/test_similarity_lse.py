@@ -52,6 +52,7 @@ def gradients(x, y, scale, options, upstream, needs=(True, True, True)):
 @pytest.mark.parametrize("scale", [0.5, 30.0, -2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.instruction_sets
 def test_native_is_the_reference(form, dtype, scale):
     x, y, options, upstream = inputs(form, dtype)
     s = torch.tensor(scale)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +10,7 @@ import torch
 import fastssl
 from fastssl import reference
 from fastssl.ops import similarity_softplus
+from tests.cases import WITH_ISAS
 from tests.numerics import GRADIENT, relative
 
 raw = torch.ops.fastssl
@@ -59,7 +56,7 @@ def gradients(tensors, options, upstream, needs=(True, True, True, True)):
 @pytest.mark.parametrize("scale_bias", SCALARS, ids=str)
 @pytest.mark.parametrize("dtype", GRADIENT, ids=str)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 def test_is_the_reference(backend, form, dtype, scale_bias):
     x, y, options, upstream = inputs(form, dtype)
     s, b = scalars(*scale_bias)
@@ -81,7 +78,7 @@ def test_is_the_reference(backend, form, dtype, scale_bias):
         assert (a.double() - w).norm() <= (bound + logit) * w.norm() + floor, name
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 @pytest.mark.parametrize("bias", [-80.0, -30.0, 0.0, 30.0])
 def test_small_terms_keep_their_digits(backend, bias):
     """softplus(−30) is 9e-14: log(1 + e^t) as it stands would give 0."""
@@ -209,6 +206,7 @@ def test_upstream_of_any_size(backend):
     assert all(d.isnan().any() for d in (d_y, *d_scalars))
 
 
+@pytest.mark.instruction_sets
 @pytest.mark.parametrize(("m", "k"), [(33, 20), (300, 700), (1700, 1000)])
 def test_bitwise_the_same_at_any_number_of_threads(m, k):
     x, y = torch.randn(m, 40), torch.randn(k, 40)
@@ -227,20 +225,6 @@ def test_bitwise_the_same_at_any_number_of_threads(m, k):
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-@pytest.mark.parametrize("isa", ["avx2", "plain"])
-def test_every_instruction_set(isa):
-    """Those that this machine would not choose; the other tests have the one it does."""
-    selection = "native and (shard or small_terms) or number_of_threads"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", selection],
-        env={**os.environ, "FASTSSL_CPU_ISA": isa},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("form", ["shard", "plain"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +11,7 @@ import fastssl
 from fastssl.ops import similarity_topk
 from fastssl.ops.similarity_topk import _reference_fwd
 from fastssl.reference import similarity_topk as reference
+from tests.cases import WITH_ISAS
 from tests.numerics import UNIT
 
 raw = torch.ops.fastssl.similarity_topk_fwd
@@ -56,7 +55,7 @@ def sorted_pairs(values, indices):
 @DTYPES
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 def test_is_the_reference_in_float64(backend, shape, normalize, dtype):
     q, n, d, k = shape
     queries, bank = rows(q, d, dtype), rows(n, d, dtype, seed=1)
@@ -78,7 +77,7 @@ def test_is_the_reference_in_float64(backend, shape, normalize, dtype):
 
 @DTYPES
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 def test_ties_go_to_the_smaller_index(backend, shape, dtype):
     q, n, d, k = shape
     queries, bank = small_integers(q, d, dtype), small_integers(n, d, dtype, seed=1)
@@ -244,38 +243,6 @@ def test_compile_fullgraph():
                 eager, traced = similarity_topk(queries, bank, k), compiled(queries, bank, k)
             assert torch.equal(eager[1], traced[1])
             torch.testing.assert_close(eager[0], traced[0])
-
-
-def test_every_instruction_set():
-    """The ties' test is exact; what a narrower processor would run gives the same."""
-    code = """
-import torch
-from fastssl.reference import similarity_topk
-from tests.ops.test_similarity_topk import SHAPES, raw, rows, small_integers
-for q, n, d, k in SHAPES:
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for make in (rows, small_integers):
-            x, y = make(q, d, dtype), make(n, d, dtype, seed=1)
-            values, indices = raw(x, y, k, make is rows)
-            right, order = similarity_topk(x, y, k, normalize=make is rows)
-            torch.testing.assert_close(values, right, atol=1e-6, rtol=0)
-            if make is small_integers:
-                assert torch.equal(indices, order)
-print("right")
-"""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | {"FASTSSL_CPU_ISA": isa},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for isa in ("avx2", "plain")
-    ]
-    for process in running:
-        out, errors = process.communicate()
-        assert out.strip() == "right", errors[-2000:]
 
 
 @pytest.mark.parametrize(
