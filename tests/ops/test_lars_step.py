@@ -3,10 +3,6 @@ authors' formulas: tests/optim/test_lars.py."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -14,6 +10,7 @@ import fastssl
 from fastssl.ops import lars_step
 from fastssl.reference import ema_update
 from fastssl.reference import lars_step as reference
+from tests.cases import WITH_ISAS
 from tests.numerics import relative
 
 raw = torch.ops.fastssl.lars_step_fwd
@@ -78,7 +75,7 @@ def check(lists, right, start):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 def test_is_the_reference_in_float64(backend, options):
     start = tensors(averages=torch.float32)
     lists = copies(start)
@@ -98,7 +95,7 @@ def test_is_the_reference_in_float64(backend, options):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 def test_every_dtype(backend, dtype, grads, averages):
     start = tensors(SHAPES[:6], dtype, grads, averages)
     lists = copies(start)
@@ -265,33 +262,6 @@ def test_compile_fullgraph():
         for of, expected in zip(lists, eager, strict=True):
             for t, u in zip(of, expected, strict=True):
                 torch.testing.assert_close(t, u)
-
-
-def test_every_instruction_set():
-    code = """
-import torch
-from tests.ops.test_lars_step import *
-for options in OPTIONS[:6]:
-    for dtype in (torch.float32, torch.bfloat16):
-        start = tensors(SHAPES, dtype)
-        lists = copies(start)
-        step(lists, "native", **options)
-        check(lists, truth(start, **options), start)
-print("right")
-"""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | {"FASTSSL_CPU_ISA": isa},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for isa in ("avx2", "plain")
-    ]
-    for process in running:
-        out, errors = process.communicate()
-        assert out.strip() == "right", errors[-2000:]
 
 
 def pair():
