@@ -58,6 +58,21 @@ class SwAVLoss(nn.Module):
         )
 
 
+@torch.no_grad()
+def move_center(
+    center: Tensor,  # [K], or of K elements
+    views: Sequence[Tensor],  # of [N, K]
+    momentum: float,
+    group: Group = None,
+) -> None:
+    """``center ← m·center + (1 − m)·mean``, in place, the mean over rows of all views and ranks."""
+    ranks = agree(group, False, lambda views: None, views=list(views))
+    total = torch.stack([v.sum(dim=0, dtype=torch.float32) for v in views]).sum(dim=0)  # [K]
+    rows = total.new_tensor([float(sum(len(v) for v in views))])
+    total, rows = ranks.sum(torch.cat([total, rows])).split([len(total), 1])
+    center.lerp_((total / rows).to(center.dtype).view_as(center), 1 - momentum)
+
+
 class _Distillation(nn.Module):
     """What the two losses against a teacher share: its temperature over time, and its centre."""
 
@@ -116,11 +131,7 @@ class _Distillation(nn.Module):
         ``center ← m·center + (1 − m)·mean``; ``teacher`` as of ``forward``.
         """
         views = [teacher] if isinstance(teacher, Tensor) and teacher.dim() == 2 else list(teacher)
-        ranks = agree(self.group, False, lambda teacher: None, teacher=views)
-        total = torch.stack([t.sum(dim=0, dtype=torch.float32) for t in views]).sum(dim=0)  # [K]
-        rows = total.new_tensor([float(sum(len(t) for t in views))])
-        total, rows = ranks.sum(torch.cat([total, rows])).split([len(self.center), 1])
-        self.center.lerp_((total / rows).to(self.center.dtype), 1 - self.center_momentum)
+        move_center(self.center, views, self.center_momentum, self.group)
 
     def extra_repr(self) -> str:
         return (

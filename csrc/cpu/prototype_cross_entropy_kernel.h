@@ -105,6 +105,7 @@ class PrototypeWorker {
   static constexpr int64_t kChunk = 1024;   // prototypes
   static constexpr int64_t kStep = 4 * W;  // of a product's loop
   static constexpr double kLog2E = 1.4426950408889634;
+  static constexpr float kInfinity = __builtin_inff();
 
   struct Sums {
     double highest;  // logit
@@ -159,6 +160,7 @@ class PrototypeWorker {
       for (int64_t s = 0; s < p.students; ++s)
         add_student(s, student(s, row, first), first == 0, count);
     }
+    for (int64_t t = 0; t < p.teachers; ++t) keep(teachers_[t], stats(p.students + t, row));
     double loss = 0;
     for (int64_t s = 0; s < p.students; ++s) {
       keep(students_[s], stats(s, row));
@@ -167,11 +169,12 @@ class PrototypeWorker {
         if (p.own[t] != s)
           loss += p.student_scale * crossing_[s * p.teachers + t] / teachers_[t].sum;
     }
-    for (int64_t t = 0; t < p.teachers; ++t) keep(teachers_[t], stats(p.students + t, row));
     p.loss[row] = loss;
   }
 
-  static void keep(const Sums& sums, double* stats) {
+  // A row of nothing but −inf is no distribution.
+  static void keep(Sums& sums, double* stats) {
+    if (sums.highest == -kInfinity) sums.sum = __builtin_nan("");
     stats[0] = sums.highest, stats[1] = sums.sum;
   }
 
@@ -185,6 +188,9 @@ class PrototypeWorker {
     for (; k < count; k += W) high[0] = vmax(high[0], chunk.high(k, lower(W, count - k)));
     return highest(vmax(high[0], high[1]));
   }
+
+  // What to measure from; where so far all is −inf, anything.
+  static float finite(double highest) { return highest == -kInfinity ? 0 : float(highest); }
 
   // Takes the chunk's largest logit in; what a sum so far is to be multiplied with.
   static double raise(Sums& sums, float highest, bool first, double scale) {
@@ -204,7 +210,7 @@ class PrototypeWorker {
     const double factor = raise(sums, highest_of(chunk, count), first, p.teacher_scale);
     if (factor != 1)
       for (int64_t s = 0; s < p.students; ++s) crossing_[s * p.teachers + t] *= factor;
-    sums.sum += powers(chunk, float(sums.highest), 1, count, powers_ + t * kChunk);
+    sums.sum += powers(chunk, finite(sums.highest), 1, count, powers_ + t * kChunk);
   }
 
   void add_student(int64_t s, PrototypeChunk<T> chunk, bool first, int64_t count) {
@@ -215,7 +221,7 @@ class PrototypeWorker {
     if (!first && sums.highest != before)
       for (int64_t t = 0; t < p.teachers; ++t)
         crossing[t] += (sums.highest - before) * teachers_[t].before;
-    sums.sum += gaps(chunk, float(sums.highest), count);
+    sums.sum += gaps(chunk, finite(sums.highest), count);
     for (int64_t t = 0; t < p.teachers; ++t)
       if (p.own[t] != s) crossing[t] += product(powers_ + t * kChunk, gaps_, count);
   }

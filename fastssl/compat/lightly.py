@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.compat.lightly_memory import MemoryBankModule
+from fastssl.compat.lightly_prototypes import DINOLoss, IBOTPatchLoss, KoLeoLoss, SwaVLoss
 from fastssl.compat.lightly_regression import BarlowTwinsLoss, NegativeCosineSimilarity, VICRegLoss
 from fastssl.distributed import agree
 from fastssl.functional import dcl, info_nce, nt_xent
@@ -20,10 +21,14 @@ __all__ = [
     "BarlowTwinsLoss",
     "DCLLoss",
     "DCLWLoss",
+    "DINOLoss",
+    "IBOTPatchLoss",
+    "KoLeoLoss",
     "MACLLoss",
     "MemoryBankModule",
     "NTXentLoss",
     "NegativeCosineSimilarity",
+    "SwaVLoss",
     "VICRegLoss",
 ]
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fastssl.functional import (
     barlow_twins_loss,
+    dino_loss,
     info_nce,
     multi_view_nt_xent,
     negative_cosine_similarity,
     vicreg_loss,
 )
 from fastssl.functional.common import cosines, loss_dtype
+from fastssl.ops import prototype_cross_entropy
+from fastssl.prototype_losses import move_center
 
 __all__ = [
+    "DINOLoss",
     "barlow_loss_func",
     "byol_loss_func",
     "mocov2plus_loss_func",
     "nnclr_loss_func",
     "simclr_loss_func",
     "simsiam_loss_func",
+    "swav_loss_func",
     "vicreg_loss_func",
 ]
 
@@ -127,3 +133,85 @@ def vicreg_loss_func(
     """
     weights = sim_loss_weight, 2 * var_loss_weight, cov_loss_weight
     return vicreg_loss(z1, z2, *weights, group=True)
+
+
+def swav_loss_func(
+    preds: list[Tensor],  # of [N, K]
+    assignments: list[Tensor],  # of [N, K]
+    temperature: float = 0.1,
+) -> Tensor:
+    """Swapped prediction of given assignments; see :func:`fastssl.functional.swav_loss`, which
+    finds them itself and does without their matrices.
+
+    Args:
+        preds: scores of each view with the prototypes, before temperature, shape [N, K].
+        assignments: of each view, shape [N, K], rows that sum to 1, as Sinkhorn's do; they receive
+            no gradient.
+        temperature: positive float.
+    """
+    wide = torch.promote_types(preds[0].dtype, torch.float32)  # for the digits of logarithms
+    views = [a.detach().to(wide).log() for a in assignments]
+    rows = prototype_cross_entropy(
+        [p.to(wide) for p in preds], views, None, range(len(views)), temperature, 1.0
+    )
+    return (rows.mean() / (len(views) * (len(preds) - 1))).to(wide)
+
+
+class DINOLoss(nn.Module):
+    """Self-distillation: ``DINOLoss(...)(student_output, teacher_output)``.
+
+    See :func:`fastssl.functional.dino_loss`. The centre moves at every call, towards the mean of
+    the teacher's rows on all ranks.
+
+    Args:
+        num_prototypes: K.
+        warmup_teacher_temp: the teacher's temperature in the first epoch.
+        teacher_temp: the teacher's temperature.
+        warmup_teacher_temp_epochs: over which the one becomes the other.
+        num_epochs: of the training.
+        student_temp: the student's temperature.
+        num_large_crops: views, the same for student and teacher.
+        center_momentum: in [0, 1].
+
+    Attributes:
+        epoch: of the training, from 0; to be set by the caller.
+        center: [1, K].
+    """
+
+    center: Tensor
+
+    def __init__(
+        self,
+        num_prototypes: int,
+        warmup_teacher_temp: float,
+        teacher_temp: float,
+        warmup_teacher_temp_epochs: float,
+        num_epochs: int,
+        student_temp: float = 0.1,
+        num_large_crops: int = 2,
+        center_momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.epoch = 0
+        self.student_temp = student_temp
+        self.center_momentum = center_momentum
+        self.num_large_crops = num_large_crops
+        warmup = int(warmup_teacher_temp_epochs)
+        self.teacher_temp_schedule = [
+            *torch.linspace(warmup_teacher_temp, teacher_temp, warmup, dtype=torch.double).tolist(),
+            *[teacher_temp] * (num_epochs - warmup),
+        ]
+        self.register_buffer("center", torch.zeros(1, num_prototypes))
+
+    def forward(self, student_output: Tensor, teacher_output: Tensor) -> Tensor:
+        """The mean loss, a float32 scalar; logits of all views one behind the other, [V·N, K]."""
+        views = self.num_large_crops
+        loss = dino_loss(
+            student_output.unflatten(0, (views, -1)),
+            teacher_output.unflatten(0, (views, -1)),
+            self.center.flatten().clone(),  # it moves before the backward
+            student_temperature=self.student_temp,
+            teacher_temperature=self.teacher_temp_schedule[self.epoch],
+        )
+        move_center(self.center, [teacher_output], self.center_momentum, group=True)
+        return loss

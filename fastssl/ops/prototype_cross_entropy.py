@@ -47,7 +47,8 @@ def prototype_cross_entropy(
     Returns:
         Shape [N], float64 (float32 on devices without it). Differences to the largest logit are
         taken first and no sum cancels, so wide logits keep their digits; exponentials and sums
-        within a block are float32. A NaN or +inf that takes part gives NaN or infinity.
+        within a block are float32. −inf of a teacher without a center leaves a prototype out; any
+        other NaN or infinity that takes part gives NaN or infinity.
 
     Raises:
         TypeError: logits are not floating-point tensors of one dtype, the center is none.

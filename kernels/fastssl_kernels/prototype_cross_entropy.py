@@ -90,7 +90,8 @@ def _prototype_cross_entropy_fwd_kernel(
             logits, rest = _centred(logits, center_ptr, low_ptr, at, inside)  # [BK]
             before = tl.max(tl.where(this, teacher_high, float("-inf")), 0)
             top = tl.maximum(before, tl.max(tl.where(inside, logits, float("-inf")), 0))
-            power = tl.exp2(((logits - top) + rest) * teacher_scale2)
+            origin = tl.where(top == float("-inf"), 0.0, top)
+            power = tl.exp2(((logits - origin) + rest) * teacher_scale2)
             power = tl.where(inside, power, 0.0)
             fall = tl.where(before == float("-inf"), 0.0, tl.exp2((before - top) * teacher_scale2))
             met = crossing * fall + tl.sum(gap * power[None, :], 1)[:, None]

@@ -137,3 +137,45 @@ def test_queue_of_another_dtype():
     loss = compat.mocov2plus_loss_func(query.bfloat16(), key, queue)
     expected = compat.mocov2plus_loss_func(query.bfloat16(), key.bfloat16(), queue.bfloat16())
     assert torch.equal(loss, expected)
+
+
+def swapped(preds, assignments, t):
+    losses = []
+    for v, a in enumerate(assignments):
+        for p in preds[:v] + preds[v + 1 :]:
+            losses.append(-(a * F.log_softmax(p / t, dim=1)).sum(1).mean())
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_swav(dtype):
+    preds = [torch.randn(9, 30).to(dtype).requires_grad_() for _ in range(3)]
+    assignments = [(5 * torch.randn(9, 30)).softmax(1) for _ in preds]
+    assignments[1] = F.one_hot(torch.arange(9), 30).float()
+    loss = compat.swav_loss_func(preds, assignments, 0.2)
+    wide = [p.detach().double().requires_grad_() for p in preds]
+    right = swapped(wide, [a.double() for a in assignments], 0.2)
+    torch.testing.assert_close(loss.double(), right, rtol=1e-6, atol=0)
+    for a, b in zip(
+        torch.autograd.grad(loss, preds), torch.autograd.grad(right, wide), strict=True
+    ):
+        assert (a.double() - b).norm() <= (1e-5 if dtype == torch.float32 else 4e-3) * b.norm()
+
+
+def test_dino():
+    loss = compat.DINOLoss(30, 0.04, 0.07, 3, 10, center_momentum=0.8)
+    center = torch.zeros(30)
+    for epoch, temperature in ((0, 0.04), (1, 0.055), (7, 0.07)):
+        loss.epoch = epoch
+        student, teacher = torch.randn(8, 30, requires_grad=True), torch.randn(8, 30)
+        p = F.log_softmax(student / 0.1, dim=1).chunk(2)
+        q = ((teacher - center) / temperature).softmax(1).chunk(2)
+        right = -sum((a * b).sum(1).mean() for a, b in zip(q, p[::-1], strict=True)) / 2
+        mine = loss(student, teacher)
+        torch.testing.assert_close(mine, right, rtol=3e-6, atol=0)
+        for a, b in zip(
+            torch.autograd.grad(mine, student), torch.autograd.grad(right, student), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        center = 0.8 * center + 0.2 * teacher.mean(0)
+        torch.testing.assert_close(loss.center[0], center)

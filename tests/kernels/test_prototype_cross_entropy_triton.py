@@ -11,7 +11,7 @@ import torch
 
 import fastssl
 from fastssl.ops import prototype_cross_entropy
-from tests.ops.test_prototype_cross_entropy import INF, NAN, check, logits
+from tests.ops.test_prototype_cross_entropy import INF, NAN, check, logits, minus_infinity
 
 pytestmark = [
     pytest.mark.gpu,  # and here by the interpreter
@@ -56,6 +56,10 @@ def test_chunks_of_one_tensor_are_not_copied():
     assert kernels._stacked(whole.chunk(3)).data_ptr() == whole.data_ptr()
     for views in (whole.chunk(3)[::-1], [whole[:2], whole[4:]], [whole[:, :20], whole[:, 20:]]):
         assert torch.equal(kernels._stacked(views), torch.stack(list(views)))
+
+
+def test_forbidden_prototypes():
+    minus_infinity("triton", 3, 150, DEVICE)
 
 
 def test_nan_and_infinity_stay_visible():

@@ -159,6 +159,26 @@ def test_nan_and_infinity_stay_visible(backend):
                 assert loss[0].isfinite()
 
 
+def minus_infinity(backend, n, k, device="cpu"):
+    """The teacher leaves prototypes out: in the second row the first ones, in the third all."""
+    student, teacher = logits(n, k, 2, 2, device=device)
+    teacher[0][1, : k - 3] = -INF
+    teacher[1][0, k // 2] = -INF
+    check(backend, [s.detach()[:2].requires_grad_() for s in student], [t[:2] for t in teacher],
+          None, [0, 1])  # fmt: skip
+    teacher[0][2] = -INF
+    with fastssl.use_backend(backend):
+        loss = prototype_cross_entropy(student, teacher, own=[0, 1])
+        [gradient] = torch.autograd.grad(loss.nan_to_num(0).sum(), student[1])
+    assert loss.isnan().tolist() == [False, False, True]
+    assert gradient[:2].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forbidden_prototypes(backend):
+    minus_infinity(backend, 3, 3000)
+
+
 def test_bitwise_at_any_number_of_threads():
     student, teacher = logits(23, 3000, 4, 2)
     before, results = torch.get_num_threads(), []
