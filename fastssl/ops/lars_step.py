@@ -111,32 +111,33 @@ def _check(params, grads, velocities, averages, order, separate_norms) -> None:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
     if separate_norms and order == "popular":
         raise ValueError("separate_norms is not for the popular order, whose ratio is of ‖v‖")
-    for name, tensors in (("grads", grads), ("velocities", velocities), ("averages", averages)):
+    lists = {"params": params, "grads": grads, "velocities": velocities, "averages": averages}
+    for name, tensors in lists.items():
         if len(tensors) != len(params) and (tensors or name != "averages"):
             raise ValueError(f"{name} must be {len(params)} tensors, not {len(tensors)}")
         for i, (w, t) in enumerate(zip(params, tensors, strict=False)):
-            if t.dtype not in FLOATS or w.dtype not in FLOATS:
-                which = name if t.dtype not in FLOATS else "params"
-                dtype = t.dtype if which == name else w.dtype
-                raise TypeError(
-                    f"{which}[{i}] must be a float32, bfloat16, float16 or float64 tensor, "
-                    f"not {dtype}"
-                )
-            if t.layout != torch.strided:
-                raise TypeError(f"{name}[{i}] must be dense, not {t.layout}")
+            kinds = FLOATS if name != "velocities" else (wide_dtype(w),)
+            if t.dtype not in kinds or t.layout != torch.strided:
+                what = "a float32, bfloat16, float16 or float64 tensor"
+                if name == "velocities":
+                    what = f"{wide_dtype(w)} for {w.dtype}"
+                found = t.dtype if t.dtype not in kinds else t.layout
+                raise TypeError(f"{name}[{i}] must be {what}, not {found}")
             if t.shape != w.shape:
                 raise ValueError(
                     f"{name}[{i}] must have the shape of params[{i}], {list(w.shape)}, "
                     f"not {list(t.shape)}"
                 )
-            if t.device != params[0].device or w.device != params[0].device:
+            if t.device != params[0].device:
                 raise ValueError(
-                    f"params and {name} must be on one device; params[0] is on "
-                    f"{params[0].device}, params[{i}] on {w.device}, {name}[{i}] on {t.device}"
+                    f"{name}[{i}] must be on the device of params[0], {params[0].device}, "
+                    f"not {t.device}"
                 )
-            wide = torch.float64 if w.dtype == torch.float64 else torch.float32
-            if name == "velocities" and t.dtype != wide:
-                raise TypeError(f"velocities[{i}] must be {wide} for {w.dtype}, not {t.dtype}")
+
+
+def wide_dtype(w: Tensor) -> torch.dtype:
+    """What a parameter's step is computed in, and its velocity held in."""
+    return torch.float64 if w.dtype == torch.float64 else torch.float32
 
 
 def _fwd_fake(params, grads, velocities, averages, *options):

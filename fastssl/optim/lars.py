@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastssl.ops import lars_step
-from fastssl.ops.lars_step import ORDERS
+from fastssl.ops import ema_update_, lars_step
+from fastssl.ops.lars_step import ORDERS, wide_dtype
 
 
 class LARS(Optimizer):
@@ -36,14 +36,15 @@ class LARS(Optimizer):
             other choice of SimCLR's authors: ``v ← μ·v + d``; ``w ← w − lr·r·v``, r by ‖v‖.
         nesterov: Nesterov's momentum.
         separate_norms: r by ``‖∇‖ + wd·‖w‖``, as You et al., apex and lightly; not for "popular".
-        adapt: None, all but biases and norms; True, all of the group; False, none, which is SGD.
-            Where it is given, ``weight_decay`` is for all of the group.
+        adapt: None, all but biases and norms; True, all of the group; False, none, which is SGD
+            (torch's, by the order "torch"). Given, ``weight_decay`` is for all of the group.
         capturable: keep each group's rate in a tensor on its parameters' device, for CUDA graphs;
             change it by :func:`fastssl.optim.set_lr`. Warm up by a step before capturing.
 
     Velocities are float32 (float64 for float64 parameters), also in a checkpoint. Low-precision
     parameters are rounded to at each step, and late in training may no longer move: keep float32
-    weights, and use autocast.
+    weights, and use autocast. Under torch.compile a float rate is a constant of the code, which is
+    made anew when it changes; one in a tensor is not.
 
     Raises:
         ValueError: a setting is out of its range; a gradient is sparse.
@@ -107,18 +108,31 @@ class LARS(Optimizer):
             _place_rate(group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], float] | None = None,
+        *,
+        averages: Mapping[Tensor, Tensor] | None = None,
+        ema_momentum: float | Tensor = 1.0,
+    ) -> float | None:
         """Take a step; nothing is read from the device.
 
         Args:
             closure: computes the loss and its gradients anew, and gives the loss.
+            averages: by parameter, a tensor of its shape that then follows it,
+                ``θ ← m·θ + (1 − m)·w``, in the pass of the step where there is a gradient:
+                ``dict(zip(online.parameters(), target.parameters()))``. That takes 8 bytes a
+                float32 parameter where :func:`fastssl.ops.ema_update_` after the step takes 12.
+            ema_momentum: m.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        resting = dict(averages or {})
         for group in self.param_groups:
-            for excluded, (params, grads, velocities) in self._lists(group):
+            for excluded, (params, grads, velocities) in self._lists(group, resting):
+                adapted = not excluded and group["adapt"] is not False
                 lars_step(
                     params,
                     grads,
@@ -126,20 +140,23 @@ class LARS(Optimizer):
                     group["lr"],
                     momentum=group["momentum"],
                     weight_decay=0.0 if excluded else group["weight_decay"],
-                    trust_coefficient=(
-                        None if excluded or group["adapt"] is False else group["trust_coefficient"]
-                    ),
+                    trust_coefficient=group["trust_coefficient"] if adapted else None,
                     eps=group["eps"],
                     order=group["order"],
                     nesterov=group["nesterov"],
                     separate_norms=group["separate_norms"],
+                    averages=[resting.pop(w) for w in params if w in resting],
+                    ema_momentum=ema_momentum,
                 )
+        ema_update_(list(resting.values()), list(resting), ema_momentum)
         return loss
 
-    def _lists(self, group: dict[str, Any]) -> Iterator[tuple[bool, tuple[list[Tensor], ...]]]:
-        """Parameters, gradients and velocities that may step together, and whether neither
-        adaptation nor decay is theirs."""
-        found: dict[tuple[bool, torch.device], tuple[list[Tensor], ...]] = {}
+    def _lists(
+        self, group: dict[str, Any], averages: Mapping[Tensor, Tensor]
+    ) -> list[tuple[bool, tuple[list[Tensor], ...]]]:
+        """Parameters, gradients and velocities that may step together, all or none with averages,
+        and whether neither adaptation nor decay is theirs."""
+        found: dict[tuple[bool, bool, torch.device], tuple[list[Tensor], ...]] = {}
         for w in group["params"]:
             if w.grad is None:
                 continue
@@ -149,16 +166,16 @@ class LARS(Optimizer):
             if "velocity" not in state:
                 state["velocity"] = _velocity(w)
             excluded = group["adapt"] is None and w.dim() <= 1
-            lists = found.setdefault((excluded, w.device), ([], [], []))
-            for tensors, t in zip(lists, (w, w.grad, state["velocity"]), strict=True):
-                tensors.append(t)
-        for (excluded, _), lists in found.items():
-            yield excluded, lists
+            key = excluded, w in averages, w.device
+            params, grads, velocities = found.setdefault(key, ([], [], []))
+            params.append(w)
+            grads.append(w.grad)
+            velocities.append(state["velocity"])
+        return [(excluded, lists) for (excluded, _, _), lists in found.items()]
 
 
 def _velocity(w: Tensor) -> Tensor:
-    wide = torch.float64 if w.dtype == torch.float64 else torch.float32
-    return torch.zeros_like(w, dtype=wide, memory_format=torch.preserve_format)
+    return torch.zeros_like(w, dtype=wide_dtype(w), memory_format=torch.preserve_format)
 
 
 def _place_rate(group: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastssl.nn import SmallCNN
+from fastssl.ops import ema_update_
 from fastssl.optim import LARS, build_optimizer, parameter_groups, set_lr
 
 RATES = [0.5, 2.0, 1.0, 0.1, 0.7]  # a schedule: the orders differ under it
@@ -219,6 +220,44 @@ def test_a_rate_in_a_tensor():
     optimizer = LARS(module.parameters(), 1, capturable=True)
     optimizer.load_state_dict(saved(plain))
     assert optimizer.param_groups[0]["lr"].item() == 0.25
+
+
+@pytest.mark.parametrize("m", [0.9, torch.tensor(0.9)])
+def test_averages_follow_as_after_the_step(m):
+    online, spare = network(), nn.Linear(3, 2)  # which has no gradients
+    target, rest = copy.deepcopy(online), copy.deepcopy(spare)
+    for p in (*target.parameters(), *rest.parameters()):
+        p.requires_grad_(False).add_(0.1)
+    other, follower, follower_rest = copy.deepcopy(online), *copy.deepcopy((target, rest))
+    pairs = dict(zip(online.parameters(), target.parameters(), strict=True))
+    del pairs[online[3].weight]  # nobody follows it
+    pairs |= dict(zip(spare.parameters(), rest.parameters(), strict=True))
+    together = LARS([*online.parameters(), *spare.parameters()], 1, weight_decay=DECAY)
+    apart = LARS(other.parameters(), 1, weight_decay=DECAY)
+    for p, q in zip(online.parameters(), other.parameters(), strict=True):
+        p.grad = q.grad = torch.randn_like(p)
+    together.step(averages=pairs, ema_momentum=m)
+    apart.step()
+    del follower[3].weight, other[3].weight
+    ema_update_(list(follower.parameters()), list(other.parameters()), m)
+    ema_update_(list(follower_rest.parameters()), list(spare.parameters()), m)
+    del target[3].weight
+    for a, b in ((target, follower), (rest, follower_rest)):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_compiled():
+    module = network()
+    other = copy.deepcopy(module)
+    gradients = gradients_of(module)
+    optimizer = LARS(module.parameters(), 1, weight_decay=DECAY, capturable=True)
+    again = LARS(other.parameters(), 1, weight_decay=DECAY, capturable=True)
+    take_steps(optimizer, list(module.parameters()), gradients)
+    again.step = torch.compile(again.step, backend="aot_eager")
+    take_steps(again, list(other.parameters()), gradients)
+    for p, q in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
 def test_a_closure_and_a_parameter_without_gradient():
