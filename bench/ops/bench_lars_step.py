@@ -29,7 +29,7 @@ def shapes() -> list[torch.Size]:
 
 
 def eager(params: list[Tensor], grads: list[Tensor], velocities: list[Tensor], adapt: bool) -> None:
-    """One parameter after another, as fastssl had it before the op, and much code for torch has it."""
+    """One parameter after another, as fastssl had it before the op, and much code still has."""
     for w, g, v in zip(params, grads, velocities, strict=True):
         d = g + (DECAY if adapt else 0.0) * w
         if adapt:
