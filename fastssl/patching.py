@@ -13,10 +13,11 @@ from typing import Any
 _HOMES = {
     "gradcache": ("grad_cache",),
     "info_nce_pytorch": ("info_nce",),
-    "lightly": ("lightly.loss", "lightly.models.modules.memory_bank"),
+    "lightly": ("lightly.loss", "lightly.models.modules.memory_bank", "lightly.models.utils"),
     "open_clip": ("open_clip.loss",),
     "pytorch_metric_learning": ("pytorch_metric_learning.losses",),
     "solo_learn": ("solo.losses",),
+    "timm": ("timm.utils",),
 }
 
 
@@ -83,7 +84,7 @@ def patch(package: str, *names: str) -> Patch:
 
     Args:
         package: "gradcache", "info_nce_pytorch", "lightly", "open_clip",
-            "pytorch_metric_learning" or "solo_learn"; what each offers is its module in
+            "pytorch_metric_learning", "solo_learn" or "timm"; what each offers is its module in
             ``fastssl.compat``.
         names: replace only these, such as "NTXentLoss"; none: all that ``fastssl.compat`` has.
 

@@ -1,4 +1,4 @@
-"""``lightly.loss``, and the memory bank of ``lightly.models``, as of lightly 1.6."""
+"""``lightly.loss``, memory bank and momentum of ``lightly.models``, as of lightly 1.6."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.compat.lightly_memory import MemoryBankModule
+from fastssl.compat.lightly_momentum import (
+    activate_requires_grad,
+    deactivate_requires_grad,
+    update_momentum,
+)
 from fastssl.compat.lightly_prototypes import DINOLoss, IBOTPatchLoss, KoLeoLoss, SwaVLoss
 from fastssl.compat.lightly_regression import BarlowTwinsLoss, NegativeCosineSimilarity, VICRegLoss
 from fastssl.distributed import agree
@@ -30,6 +35,9 @@ __all__ = [
     "NegativeCosineSimilarity",
     "SwaVLoss",
     "VICRegLoss",
+    "activate_requires_grad",
+    "deactivate_requires_grad",
+    "update_momentum",
 ]
 
 

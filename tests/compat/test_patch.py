@@ -124,9 +124,14 @@ def test_a_package_that_does_not_import_says_so(tmp_path, monkeypatch):
     ("package", "homes", "distribution"),
     [
         ("info_nce_pytorch", "info_nce", "info-nce-pytorch"),
-        ("lightly", "lightly.loss lightly.models.modules.memory_bank", "lightly"),
+        (
+            "lightly",
+            "lightly.loss lightly.models.modules.memory_bank lightly.models.utils",
+            "lightly",
+        ),
         ("open_clip", "open_clip.loss", "open_clip_torch"),
         ("pytorch_metric_learning", "pytorch_metric_learning.losses", "pytorch-metric-learning"),
+        ("timm", "timm.utils", "timm"),
     ],
 )
 def test_every_name_stands_in_for_the_installed_packages(package, homes, distribution):
@@ -213,7 +218,7 @@ def test_compat_needs_no_peer_and_importing_fastssl_touches_none():
     code = (
         "import sys, pkgutil, importlib\n"
         "peers = ['lightly', 'open_clip', 'pytorch_metric_learning', 'solo', 'info_nce', "
-        "'grad_cache', 'torchvision']\n"
+        "'grad_cache', 'timm', 'torchvision']\n"
         "sys.modules.update(dict.fromkeys(peers))\n"
         "import fastssl\n"
         "assert not any(m.startswith('fastssl.compat.') for m in sys.modules)\n"
