@@ -11,6 +11,7 @@ import sys
 from setuptools import setup
 
 CPP_SOURCES = [
+    "csrc/cpu/augment.cpp",
     "csrc/cpu/ema_update.cpp",
     "csrc/cpu/lars_step.cpp",
     "csrc/cpu/prototype_cross_entropy.cpp",

@@ -122,7 +122,7 @@ def _info_nce(case: Case) -> Loss:
 
 def _peer(module: str, package: str) -> ModuleType:
     """A peer's module, or Skip with its name."""
-    if package in ("lightly", "open_clip_torch", "timm"):  # which import torchvision
+    if package in ("lightly", "open_clip_torch", "timm", "torchvision"):  # all need it
         _stub_torchvision_ops()
     try:
         return importlib.import_module(module)

@@ -1,5 +1,6 @@
 """Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
+from fastssl.ops.augment import Packed, augment
 from fastssl.ops.ema_update import ema_update_
 from fastssl.ops.lars_step import lars_step
 from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
@@ -9,6 +10,8 @@ from fastssl.ops.similarity_topk import similarity_topk
 from fastssl.ops.sinkhorn import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 
 __all__ = [
+    "Packed",
+    "augment",
     "ema_update_",
     "lars_step",
     "prototype_cross_entropy",

@@ -1,5 +1,7 @@
 """Plain-PyTorch references: the specification of every op, written for a reader."""
 
+from fastssl.reference.augment import augment
+from fastssl.reference.augment_parameters import augment_parameters
 from fastssl.reference.ema_update import ema_update
 from fastssl.reference.lars_step import lars_step
 from fastssl.reference.prototype_cross_entropy import prototype_cross_entropy
@@ -14,6 +16,8 @@ from fastssl.reference.similarity_topk import similarity_topk
 from fastssl.reference.sinkhorn import sinkhorn
 
 __all__ = [
+    "augment",
+    "augment_parameters",
     "ema_update",
     "inverse_norms",
     "lars_step",

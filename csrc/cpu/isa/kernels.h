@@ -2,6 +2,7 @@
 // (FASTSSL_ISA), gives its vectors' width (FASTSSL_WIDTH) and switches the compiler to it. What is
 // included before that switch must be all of the standard library that the kernels see.
 
+#include "cpu/augment.h"
 #include "cpu/ema_update.h"
 #include "cpu/lars_step.h"
 #include "cpu/prototype_cross_entropy.h"
@@ -26,6 +27,8 @@ using lane_t = int32_t;
 #include "cpu/ema_update_kernel.h"
 #include "cpu/lars_step_kernel.h"
 #include "cpu/prototype_cross_entropy_kernel.h"
+#include "cpu/augment_resize.h"
+#include "cpu/augment_kernel.h"
 }  // namespace f32
 namespace f64 {
 using real = double;
@@ -54,4 +57,5 @@ const LarsKernels lars_step = {f32::lars_norms, f64::lars_norms, f32::lars_updat
                                f64::lars_update};
 const PrototypeKernels prototype_cross_entropy = {
     f32::prototype_scratch, f32::prototype_work<false>, f32::prototype_work<true>};
+const AugmentKernels augment = {f32::augment_scratch, f32::augment_view};
 }  // namespace fastssl::FASTSSL_ISA

@@ -1,0 +1,162 @@
+"""SimCLR's two views of M images, of one side, in pixels, for 224 from sources of 375 × 500, as
+photographs are, and for less from images of that side, without blur, as CIFAR's.
+
+Everybody is given the parameters that fastssl draws, so that all answers are alike; fastssl's time
+is with drawing them. In bfloat16, the dtype of fastssl's views, answers need only agree to what is
+lost between uint8 and float32: Pillow's are in whole numbers, torchvision's in either. The floor is
+the time of the bytes: half of each source is read on average, and the views are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.goals import at_least
+from bench.harness import Answer, Benchmark, Case, Provider
+from bench.peers import _peer
+
+SEED = 1
+Make = Callable[[Any, Tensor, list[Tensor]], list[Tensor]]
+
+
+def recipe(case: Case) -> Any:
+    from fastssl import augment
+
+    if case.dim >= 96:
+        return augment.simclr(case.dim)
+    return augment.simclr(case.dim, strength=0.5, blur=0.0)
+
+
+def source(case: Case) -> tuple[int, int]:
+    return (375, 500) if case.dim >= 96 else (case.dim, case.dim)
+
+
+def inputs(case: Case) -> tuple[Tensor, ...]:
+    """uint8 [M, 3, H, W]: smooth, as photographs are."""
+    generator = torch.Generator(device=case.device).manual_seed(case.seed)
+    x = torch.rand(case.rows, 3, 12, 16, generator=generator, device=case.device)
+    x = F.interpolate(x, source(case), mode="bicubic").clamp(0, 1)
+    return ((x * 255).byte(),)
+
+
+def score(views: list[Tensor]) -> Tensor:
+    """One number that knows of every seventh pixel: squares, each weighed by its place. More of them
+    would take a tenth of the time."""
+    seen = [v.flatten(1)[:, ::7].float() for v in views]
+    weight = torch.linspace(0.5, 1.5, seen[0].shape[1], device=seen[0].device)
+    return sum((x.square() @ weight).mean() for x in seen) / len(weight)
+
+
+def scored(make: Make) -> Callable[[Case], Callable[..., Tensor]]:
+    def prepare(case: Case) -> Callable[..., Tensor]:
+        made, drawn = recipe(case), []
+
+        def run(images: Tensor) -> Tensor:
+            if not drawn:
+                drawn.extend(parameters(made, images))
+            return score(make(made, images, drawn))
+
+        return run
+
+    return prepare
+
+
+def parameters(made: Any, images: Tensor) -> list[Tensor]:
+    return made.parameters(images, torch.arange(len(images), device=images.device), SEED)
+
+
+def fastssl(case: Case) -> Callable[..., Tensor]:
+    made = recipe(case)
+
+    def run(images: Tensor) -> Tensor:
+        indices = torch.arange(len(images), device=images.device)
+        return score(made(images, indices, SEED, dtype=case.torch_dtype))
+
+    return run
+
+
+def reference(made: Any, images: Tensor, drawn: list[Tensor]) -> list[Tensor]:
+    import fastssl
+
+    with fastssl.use_backend("reference"):
+        return made.apply(images, drawn)
+
+
+def steps(case: Case, pillow: bool) -> Callable[..., Tensor]:
+    """torchvision's functions, an image at a time, on its tensors or on Pillow's images."""
+    f = _peer("torchvision.transforms.v2.functional", "torchvision")
+    from PIL import ImageFilter
+
+    from fastssl.augment import Column as C
+    from fastssl.reference.augment import ORDERS
+
+    jitter = (f.adjust_brightness, f.adjust_contrast, f.adjust_saturation, f.adjust_hue)
+
+    def one(x: Any, row: list[float], view: Any, made: Any) -> Tensor:
+        box = [int(row[i]) for i in (C.TOP, C.LEFT, C.HEIGHT, C.WIDTH)]
+        x = f.resized_crop(x, *box, list(view.shape), antialias=True)
+        x = f.horizontal_flip(x) if row[C.FLIP] else x
+        for step in ORDERS[int(row[C.ORDER])] if row[C.ORDER] >= 0 else ():
+            x = jitter[step](x, row[C.BRIGHTNESS + step])
+        x = f.rgb_to_grayscale(x, 3) if row[C.GREY] else x
+        if row[C.SIGMA] and pillow:
+            x = x.filter(ImageFilter.GaussianBlur(row[C.SIGMA]))
+        elif row[C.SIGMA]:
+            x = f.gaussian_blur(x, view.blur_taps, [row[C.SIGMA]] * 2)
+        return f.normalize(
+            f.to_dtype(f.to_image(x), torch.float32, scale=True), made.mean, made.std
+        )
+
+    def make(made: Any, images: Tensor, drawn: list[Tensor]) -> list[Tensor]:
+        return [
+            torch.stack([one(x, row, v, made) for x, row in zip(opened, p.tolist(), strict=True)])
+            for v, p in zip(made.views, drawn, strict=True)
+        ]
+
+    opened: list[Any] = []
+
+    def run(made: Any, images: Tensor, drawn: list[Tensor]) -> list[Tensor]:
+        if not opened:  # decoding is nobody's here
+            opened.extend(map(f.to_pil_image, images) if pillow else images)
+        return make(made, images, drawn)
+
+    return scored(run)(case)
+
+
+def answer(case: Case, tensors: tuple[Tensor, ...]) -> Answer:
+    made = recipe(case)
+    (images,) = tensors
+    return Answer(score(reference(made, images.cpu(), parameters(made, images.cpu()))).double(), ())
+
+
+def traffic(case: Case) -> float:
+    height, width = source(case)
+    area = 0.54 * height * width  # of the crops, on average
+    return 2 * case.rows * 3 * (area + case.torch_dtype.itemsize * case.dim**2)
+
+
+BENCH = Benchmark(
+    name="augment",
+    title="SimCLR's two views of M images: D pixels a side; no gradient",
+    inputs=inputs,
+    truth=answer,
+    providers=(
+        Provider("fastssl", fastssl),
+        Provider("reference", scored(reference)),
+        Provider("torchvision", lambda case: steps(case, pillow=False)),
+        Provider("torchvision-pillow", lambda case: steps(case, pillow=True)),
+    ),
+    flops=lambda case: 0.0,
+    bytes=traffic,
+    rows=(16, 32),
+    memory_rows=(16,),
+    goals=(
+        at_least(6, "ratio", "torchvision-pillow", rows=16),
+        at_least(6, "ratio", "torchvision-pillow", rows=32),
+    ),
+)

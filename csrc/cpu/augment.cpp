@@ -1,0 +1,107 @@
+// Binds the CPU kernel of augment to torch through its stable ABI. Schema and checks of what users give
+// are Python's (fastssl/ops/augment.py); what would read or write elsewhere is refused here as well.
+#include "cpu/augment.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/binding.h"
+
+namespace fastssl {
+namespace {
+
+const AugmentKernels& augment_kernels() {
+#if defined(__x86_64__)
+  if (selected_isa() == Isa::avx512) return avx512::augment;
+  if (selected_isa() == Isa::avx2) return avx2::augment;
+#endif
+  return plain::augment;
+}
+
+void require(bool holds, const char* what, int64_t i) {
+  if (!holds) throw std::runtime_error(std::string(what) + " " + std::to_string(i));
+}
+
+void check(const AugmentProblem& p, int64_t bytes) {
+  for (int64_t i = 0; i < p.images; ++i) {
+    const int64_t h = p.sizes[2 * i], w = p.sizes[2 * i + 1];
+    require(h > 0 && w > 0 && h < 1 << 24 && w < 1 << 24 && p.offsets[i] >= 0 &&
+                p.offsets[i] <= bytes - h * w * p.channels,
+            "the memory does not hold image", i);
+  }
+  for (int64_t r = 0; r < p.rows; ++r) {
+    const float* q = p.parameters + r * kAugmentColumns;
+    const int64_t* size = p.sizes + 2 * (r % p.images);
+    const auto within = [&](int begin, int length, int64_t least, int64_t limit) {
+      return q[begin] >= 0 && q[length] >= float(least) && q[begin] + q[length] <= float(limit);
+    };
+    require(within(kTop, kHeight, 1, size[0]) && within(kLeft, kWidth, 1, size[1]),
+            "the crop is not within the image in row", r);
+    require(within(kEraseTop, kEraseHeight, 0, p.height) && within(kEraseLeft, kEraseWidth, 0, p.width),
+            "the patch is not within the view in row", r);
+    require(q[kOrder] >= -1 && q[kOrder] < 24 && q[kSigma] >= 0, "order or sigma is none in row", r);
+    require(q[kTurns] == 0 || (q[kTurns] > 0 && q[kTurns] < 4 && p.height == p.width),
+            "turns are 0 to 3, of a square, not in row", r);
+  }
+}
+
+Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool planar,
+               Tensor parameters, int64_t height, int64_t width, int64_t taps,
+               std::vector<double> mean, std::vector<double> std, bool quantized, ScalarType dtype,
+               bool channels_last) {
+  data = torch::stable::contiguous(data);
+  offsets = torch::stable::contiguous(offsets);
+  sizes = torch::stable::contiguous(sizes);
+  parameters = torch::stable::contiguous(parameters);
+  AugmentProblem p{.data = static_cast<const uint8_t*>(data.const_data_ptr()),
+                   .offsets = static_cast<const int64_t*>(offsets.const_data_ptr()),
+                   .sizes = static_cast<const int64_t*>(sizes.const_data_ptr()),
+                   .images = offsets.size(0),
+                   .channels = channels,
+                   .planar = planar,
+                   .parameters = static_cast<const float*>(parameters.const_data_ptr()),
+                   .rows = parameters.size(0),
+                   .height = height,
+                   .width = width,
+                   .taps = taps,
+                   .quantized = quantized,
+                   .element = dtype == ScalarType::BFloat16 ? Element::bfloat16
+                              : dtype == ScalarType::Half   ? Element::float16
+                                                            : Element::float32,
+                   .channels_last = channels_last};
+  for (int64_t k = 0; k < channels; ++k) {
+    p.gain[k] = float(1 / (255 * std[size_t(k)]));
+    p.bias[k] = float(-mean[size_t(k)] / std[size_t(k)]);
+  }
+  check(p, data.numel());
+  const std::vector<int64_t> shape =
+      channels_last ? std::vector<int64_t>{p.rows, height, width, channels}
+                    : std::vector<int64_t>{p.rows, channels, height, width};
+  Tensor out = torch::stable::new_empty(data, shape, dtype);
+  p.out = static_cast<char*>(out.mutable_data_ptr());
+
+  struct Context {
+    const AugmentProblem& problem;
+    int64_t floats, next;
+  } context{p, augment_kernels().scratch(p), 0};
+  const auto work = [](void* pointer) {
+    auto& c = *static_cast<Context*>(pointer);
+    auto* memory = static_cast<float*>(scratch(c.floats * int64_t(sizeof(float))));
+    for (int64_t row; (row = __atomic_fetch_add(&c.next, 1, __ATOMIC_RELAXED)) < c.problem.rows;)
+      augment_kernels().view(c.problem, row, memory);
+  };
+  parallel(std::min(int64_t(torch::stable::get_num_threads()), p.rows), work, &context);
+  if (!channels_last) return out;
+  return torch::stable::transpose(torch::stable::transpose(out, 1, 3), 2, 3);  // [R, C, H, W]
+}
+
+}  // namespace
+}  // namespace fastssl
+
+STABLE_TORCH_LIBRARY_IMPL(fastssl, CPU, m) {
+  m.impl("augment_fwd", TORCH_BOX(&fastssl::forward));
+}

@@ -1,0 +1,326 @@
+// One view: resized into planes of floats, 0 to 255, then changed in as few passes as contrast, which
+// needs a mean first, and blur, which needs neighbours, allow. fastssl/reference/augment.py says what
+// each step is.
+
+FASTSSL_INLINE vf floor_of(vf x) {
+  const vf t = __builtin_convertvector(__builtin_convertvector(x, vi), vf);
+  return t > x ? t - 1 : t;
+}
+FASTSSL_INLINE vf rounded(vf x) {  // to even; |x| < 2^22
+  const vf magic = vf{} + 12582912.f;
+  return x + magic - magic;
+}
+FASTSSL_INLINE vf clamp_to(vf x, float top) {
+  x = x > 0 ? x : vf{};
+  return x < top ? x : vf{} + top;
+}
+
+FASTSSL_INLINE double exp_of(double x) {  // x ≤ 0; 1e-12 of it
+  if (x < -700) return 0;
+  double power = 1;
+  for (int k = 16; k > 0; --k) power = 1 + power * (x / 64) / k;
+  for (int k = 0; k < 6; ++k) power *= power;
+  return power;
+}
+
+template <bool quantized>
+struct Choose {
+  using filter = FloatFilter;
+};
+template <>
+struct Choose<true> {
+  using filter = FixedFilter;
+};
+
+// A product that is rounded by itself: what it is added to cannot take it in. Whole numbers are cut off,
+// where a last bit decides, and torch's sums are (rounded product) + (product, in one rounding).
+FASTSSL_INLINE vf apart(vf x) {
+#if defined(__x86_64__)
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+
+struct Pixels {
+  vf red, green, blue;
+};
+
+FASTSSL_INLINE vf grey_of(const Pixels& x) {
+  const vf red_green = apart(0.2989f * x.red) + 0.587f * x.green;
+  return red_green + 0.114f * x.blue;
+}
+
+// Of three numbers the one that is meant in a sector: 0 from red to yellow, 1 from there to green, …
+FASTSSL_INLINE vf of_sector(vf sector, vf s0, vf s1, vf s2, vf s3, vf s4, vf s5) {
+  const vf first = sector < 1 ? s0 : sector < 2 ? s1 : s2;
+  const vf second = sector < 4 ? s3 : sector < 5 ? s4 : s5;
+  return sector < 3 ? first : second;
+}
+
+// In [0, 1].
+FASTSSL_INLINE Pixels turned_hue(const Pixels& x, float turn) {
+  const vf high = vmax(vmax(x.red, x.green), x.blue);
+  vf low = x.red < x.green ? x.red : x.green;
+  low = low < x.blue ? low : x.blue;
+  const vf chroma = high - low, one = vf{} + 1;
+  const vf divisor = chroma > 0 ? chroma : one;
+  const vf red = (high - x.red) / divisor, green = (high - x.green) / divisor,
+           blue = (high - x.blue) / divisor;  // how far below
+  const vf beside_green = red + 2 - blue, beside_blue = green + 4 - red;
+  const vf sixths = high == x.red ? blue - green : high == x.green ? beside_green : beside_blue;
+  vf hue = apart(sixths * float(1.0 / 6)) + 1;
+  hue = hue - floor_of(hue) + turn;
+  const vf at = apart(6 * (hue - floor_of(hue)));
+  const vf whole = floor_of(at), sector = whole < 6 ? whole : vf{};
+  const vf saturation = chroma / (chroma > 0 ? high : one);
+  const vf beyond = apart(saturation * (at - whole));
+  const vf flat = clamp_to((1 - saturation) * high, 1), falling = clamp_to((1 - beyond) * high, 1),
+           rising = clamp_to((beyond + (1 - saturation)) * high, 1);
+  return {of_sector(sector, high, falling, flat, flat, rising, high),
+          of_sector(sector, rising, high, high, falling, flat, flat),
+          of_sector(sector, flat, flat, rising, high, high, falling)};
+}
+
+enum StepKind { kToBrightness, kToContrast, kToSaturation, kToHue, kToGrey };
+
+struct Step {
+  StepKind kind;
+  float amount;
+  float mean = 0;  // of grey, which contrast turns about
+  bool ready = true;
+};
+
+struct Steps {
+  Step list[6];
+  int count = 0;
+
+  explicit Steps(const float* p) {
+    if (p[kGrey] == 2) add(kToGrey, 1);
+    if (p[kOrder] >= 0) {  // a row of the permutations of 0 … 3 in lexicographic order
+      int left[4] = {0, 1, 2, 3}, rank = int(p[kOrder]), radix = 6;
+      for (int size = 4; size > 0; --size) {
+        const int at = rank / radix;
+        add(StepKind(left[at]), p[kBrightness + left[at]]);
+        for (int i = at; i + 1 < size; ++i) left[i] = left[i + 1];
+        rank %= radix;
+        radix = size > 2 ? radix / (size - 1) : 1;
+      }
+    }
+    if (p[kGrey] == 1) add(kToGrey, 1);
+  }
+  void add(StepKind kind, float amount) {
+    if (kind != kToHue || amount != 0) list[count++] = {kind, amount, 0, kind != kToContrast};
+  }
+};
+
+template <bool quantized>
+FASTSSL_INLINE vf cut(vf x) {
+  return quantized ? floor_of(x) : x;
+}
+
+template <bool quantized>
+FASTSSL_INLINE vf blend(vf x, vf other, float share) {
+  return cut<quantized>(clamp_to(apart(share * x) + (1 - share) * other, 255));
+}
+
+template <bool quantized>
+FASTSSL_INLINE Pixels changed(Pixels x, const Step& step) {
+  switch (step.kind) {
+    case kToBrightness:
+    case kToContrast:
+    case kToSaturation: {
+      const vf other = step.kind == kToBrightness ? vf{}
+                       : step.kind == kToContrast ? vf{} + step.mean
+                                                  : cut<quantized>(grey_of(x));
+      return {blend<quantized>(x.red, other, step.amount), blend<quantized>(x.green, other, step.amount),
+              blend<quantized>(x.blue, other, step.amount)};
+    }
+    case kToHue: {
+      constexpr float unit = 1.f / 255, scale = quantized ? 256 - 1e-3f : 255;
+      x = turned_hue({x.red * unit, x.green * unit, x.blue * unit}, step.amount);
+      return {cut<quantized>(x.red * scale), cut<quantized>(x.green * scale),
+              cut<quantized>(x.blue * scale)};
+    }
+    default: {
+      const vf grey = cut<quantized>(grey_of(x));
+      return {grey, grey, grey};
+    }
+  }
+}
+
+// Steps from one on, up to the end or to a contrast that still needs its mean, which is taken on the
+// way. A grey image has one plane, for all three colours.
+template <bool quantized>
+static int pass(Steps& steps, int from, float* planes, int64_t colours, int64_t plane, int64_t n) {
+  int end = from;
+  while (end < steps.count && steps.list[end].ready) ++end;
+  const bool measured = end < steps.count;
+  double total = 0;
+  vf part{};
+  for (int64_t i = 0; i < n; i += W) {
+    Pixels x;
+    x.red = load(planes + i);
+    x.green = colours == 3 ? load(planes + plane + i) : x.red;
+    x.blue = colours == 3 ? load(planes + 2 * plane + i) : x.red;
+    for (int s = from; s < end; ++s)
+      if (colours == 3 || steps.list[s].kind <= kToContrast) x = changed<quantized>(x, steps.list[s]);
+    if (end > from) {
+      store(planes + i, x.red);
+      if (colours == 3) store(planes + plane + i, x.green);
+      if (colours == 3) store(planes + 2 * plane + i, x.blue);
+    }
+    if (!measured) continue;
+    const vf grey = colours == 3 ? cut<quantized>(grey_of(x)) : x.red;
+    if (i + W <= n)
+      part += grey;
+    else
+      for (int64_t l = 0; l < n - i; ++l) total += grey[l];
+    if (i / W % 64 == 63) {  // few enough that whole numbers stay exact
+      total += sum(part);
+      part = vf{};
+    }
+  }
+  if (measured) {
+    steps.list[end].mean = float((total + sum(part)) / double(n));
+    steps.list[end].ready = true;
+  }
+  return end;
+}
+
+FASTSSL_INLINE int64_t reflected(int64_t i, int64_t n) {
+  i = i < 0 ? -i : i;
+  return i < n ? i : 2 * (n - 1) - i;
+}
+
+// A Gaussian along rows, then along columns; taps too light to be seen are left out.
+template <bool quantized>
+static void blur(float* x, int64_t h, int64_t w, int64_t taps, float sigma, float* memory) {
+  const double s = sigma;
+  int64_t r = taps / 2;
+  if (double(r) > 6 * s + 1) r = int64_t(6 * s) + 1;
+  float* weights = memory;  // [2r + 1]
+  double sum = 0;
+  for (int64_t i = -r; i <= r; ++i) {
+    const double at = double(i) / s;
+    sum += exp_of(-at * at / 2);
+  }
+  for (int64_t i = -r; i <= r; ++i) {
+    const double at = double(i) / s;
+    weights[i + r] = float(exp_of(-at * at / 2) / sum);
+  }
+  const int64_t pitch = round_up(w, W);
+  float* row = memory + round_up(2 * r + 1, W);      // [w + 2r], then as much as a vector reads
+  float* across = row + round_up(pitch + 2 * r, W);  // [h, pitch]
+  for (int64_t y = 0; y < h; ++y) {
+    const float* from = x + y * w;
+    for (int64_t i = 0; i < w; ++i) row[i + r] = from[i];
+    for (int64_t i = 0; i < r; ++i) {
+      row[i] = from[reflected(i - r, w)];
+      row[w + r + i] = from[reflected(w + i, w)];
+    }
+    for (int64_t i = 0; i < w; i += W) {
+      vf total{};
+      for (int64_t j = 0; j <= 2 * r; ++j) total += weights[j] * load(row + i + j);
+      store(across + y * pitch + i, total);
+    }
+  }
+  for (int64_t y = 0; y < h; ++y) {
+    for (int64_t i = 0; i < w; i += W) {
+      vf total{};
+      for (int64_t j = 0; j <= 2 * r; ++j)
+        total += weights[j] * load(across + reflected(y + j - r, h) * pitch + i);
+      if (quantized) total = rounded(total);
+      store_some(x + y * w + i, total, w - i);
+    }
+  }
+}
+
+// Quarter turns, counter-clockwise, of a square.
+static void turn(float* x, int64_t side, int turns, float* memory) {
+  for (; turns > 0; --turns) {
+    for (int64_t y = 0; y < side; ++y)
+      for (int64_t i = 0; i < side; ++i) memory[(side - 1 - i) * side + y] = x[y * side + i];
+    for (int64_t i = 0; i < side * side; ++i) x[i] = memory[i];
+  }
+}
+
+template <class Out>
+static void write(const AugmentProblem& p, const float* q, int64_t row, const float* planes,
+                  int64_t plane) {
+  const int64_t c = p.channels, n = p.height * p.width;
+  auto* out = reinterpret_cast<Out*>(p.out) + row * c * n;
+  const float threshold = q[kSolarize];
+  const int64_t step = p.channels_last ? c : 1;
+  for (int64_t k = 0; k < c; ++k) {
+    Out* to = out + (p.channels_last ? k : k * n);
+    for (int64_t i = 0; i < n; i += W) {
+      vf x = load(planes + k * plane + i);
+      x = x >= threshold ? 255 - x : x;
+      x = x * p.gain[k] + p.bias[k];
+      alignas(64) float values[W];
+      store(values, x);
+      const int64_t count = lower(W, n - i);
+      if (step == 1 && count == W)
+        for (int64_t l = 0; l < W; ++l) narrow(values[l], to[i + l]);
+      else
+        for (int64_t l = 0; l < count; ++l) narrow(values[l], to[(i + l) * step]);
+    }
+    for (int64_t y = 0; y < int64_t(q[kEraseHeight]); ++y)
+      for (int64_t i = 0; i < int64_t(q[kEraseWidth]); ++i)
+        narrow(0.f, to[((int64_t(q[kEraseTop]) + y) * p.width + int64_t(q[kEraseLeft]) + i) * step]);
+  }
+}
+
+static int64_t plane_of(const AugmentProblem& p) { return round_up(p.height * p.width, W); }
+
+static int64_t augment_scratch(const AugmentProblem& p) {
+  int64_t most = round_up(p.taps, W) + round_up(round_up(p.width, W) + p.taps, W) +
+                 p.height * round_up(p.width, W);  // blur, and turns
+  for (int64_t i = 0; i < p.rows; ++i) {
+    const float* q = p.parameters + i * kAugmentColumns;
+    const auto h = int64_t(q[kHeight]), w = int64_t(q[kWidth]);
+    const int64_t needed = p.quantized ? resize_floats<FixedFilter>(h, w, p.channels, p.height, p.width)
+                                       : resize_floats<FloatFilter>(h, w, p.channels, p.height, p.width);
+    most = most < needed ? needed : most;
+  }
+  return p.channels * plane_of(p) + round_up(most, W);
+}
+
+template <bool quantized>
+static void view(const AugmentProblem& p, int64_t row, float* planes) {
+  using Filter = typename Choose<quantized>::filter;
+  const float* q = p.parameters + row * kAugmentColumns;
+  const int64_t image = row % p.images, c = p.channels, plane = plane_of(p);
+  const int64_t h = p.sizes[2 * image], w = p.sizes[2 * image + 1];
+  float* memory = planes + c * plane;
+  Crop crop{.height = int64_t(q[kHeight]),
+            .width = int64_t(q[kWidth]),
+            .channels = c,
+            .row = p.planar ? w : w * c,
+            .pixel = p.planar ? 1 : c,
+            .channel = p.planar ? h * w : 1,
+            .flip = q[kFlip] != 0,
+            .flip_vertical = q[kFlipVertical] != 0};
+  crop.data = p.data + p.offsets[image] + int64_t(q[kTop]) * crop.row + int64_t(q[kLeft]) * crop.pixel;
+  resize<Filter>(crop, p.height, p.width, planes, plane, memory);
+  for (int64_t k = 0; k < c && q[kTurns] != 0; ++k)
+    turn(planes + k * plane, p.height, int(q[kTurns]), memory);
+  Steps steps(q);
+  for (int at = 0; at < steps.count;)
+    at = pass<quantized>(steps, at, planes, c, plane, p.height * p.width);
+  for (int64_t k = 0; k < c && q[kSigma] != 0; ++k)
+    blur<quantized>(planes + k * plane, p.height, p.width, p.taps, q[kSigma], memory);
+  if (p.element == Element::bfloat16)
+    write<BFloat16>(p, q, row, planes, plane);
+  else if (p.element == Element::float16)
+    write<Float16>(p, q, row, planes, plane);
+  else
+    write<float>(p, q, row, planes, plane);
+}
+
+static void augment_view(const AugmentProblem& p, int64_t row, float* scratch) {
+  if (p.quantized)
+    view<true>(p, row, scratch);
+  else
+    view<false>(p, row, scratch);
+}

@@ -1,0 +1,358 @@
+"""What is done to images, as data: views, and the recipes of well-known methods."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from fastssl.ops.augment import Packed, augment, image_sizes
+from fastssl.reference.augment_parameters import Chances, augment_parameters
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """What may happen to one view of an image, in this order; every default leaves it alone.
+
+    Args:
+        size: side of the view in pixels, or height and width.
+        scale: area of the crop, share of the image's.
+        ratio: width / height of the crop; None: the image's own.
+        flip: probability of left to right.
+        flip_vertical: probability of upside down.
+        turn: probability of one, two or three quarter turns; square views only.
+        jitter: probability of the next four, in an order drawn for each sample.
+        brightness: v for a factor in [max(0, 1 − v), 1 + v], or the range itself.
+        contrast: as brightness.
+        saturation: as brightness.
+        hue: v ≤ 1/2 for a shift in [−v, v], in turns, or the range itself.
+        grey: probability of no colour.
+        grey_first: whether before the jitter rather than after it.
+        blur: probability of a Gaussian blur.
+        sigma: range of its standard deviation, in pixels of the view.
+        taps: its width in pixels, odd; None: the odd number at a tenth of the smaller side or next
+            above.
+        solarize: probability that what is not below the threshold is inverted.
+        threshold: of 255.
+        erase: probability that a rectangle becomes 0, after normalisation.
+        erase_scale: its area, share of the view's.
+        erase_ratio: its height / width.
+
+    Raises:
+        ValueError: a probability outside [0, 1], a range that is not one, NaN, a size or taps that
+            are not positive, even taps, turns of views that are not square.
+    """
+
+    size: int | tuple[int, int] = 224
+    scale: Range = (1.0, 1.0)
+    ratio: Range | None = None
+    flip: float = 0.0
+    flip_vertical: float = 0.0
+    turn: float = 0.0
+    jitter: float = 0.0
+    brightness: float | Range = 0.0
+    contrast: float | Range = 0.0
+    saturation: float | Range = 0.0
+    hue: float | Range = 0.0
+    grey: float = 0.0
+    grey_first: bool = False
+    blur: float = 0.0
+    sigma: Range = (0.1, 2.0)
+    taps: int | None = None
+    solarize: float = 0.0
+    threshold: float = 128.0
+    erase: float = 0.0
+    erase_scale: Range = (0.02, 0.33)
+    erase_ratio: Range = (0.3, 3.3)
+
+    def __post_init__(self) -> None:
+        probabilities = ("flip", "flip_vertical", "turn", "jitter", "grey", "blur", "solarize")
+        for name in (*probabilities, "erase"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:  # NaN as well
+                raise ValueError(f"{name} must be a probability, in [0, 1], not {value}")
+        positive = math.ulp(0.0)
+        limits = {
+            "scale": (positive, 1.0),
+            "ratio": (positive, math.inf),
+            "sigma": (positive, math.inf),
+            "erase_scale": (0.0, 1.0),
+            "erase_ratio": (positive, math.inf),
+        }
+        for name, (low, high) in limits.items():
+            if getattr(self, name) is not None:
+                _check_range(name, getattr(self, name), low, high)
+        for name in ("brightness", "contrast", "saturation"):
+            _check_range(name, self._factor(name), 0.0, math.inf)
+        _check_range("hue", self._factor("hue", 0.0), -0.5, 0.5)
+        height, width = self.shape
+        if min(height, width) < 1:
+            raise ValueError(f"size must be positive, not {self.size}")
+        if self.turn and height != width:
+            raise ValueError(f"turn needs a square view, not {height} × {width}")
+        if self.taps is not None and (self.taps < 1 or self.taps % 2 == 0):
+            raise ValueError(f"taps must be odd and positive, not {self.taps}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def blur_taps(self) -> int:
+        """Width of the blur, no wider than reflection allows."""
+        side = min(self.shape)
+        tenth = int(0.1 * side) if self.taps is None else self.taps
+        return min(tenth // 2, side - 1) * 2 + 1
+
+    @property
+    def chances(self) -> Chances:
+        """As the sampler takes them."""
+        return Chances(
+            self.scale,
+            self.ratio,
+            self.flip,
+            self.flip_vertical,
+            self.turn,
+            self.jitter,
+            self._factor("brightness"),
+            self._factor("contrast"),
+            self._factor("saturation"),
+            self._factor("hue", 0.0),
+            self.grey,
+            self.grey_first,
+            self.blur,
+            self.sigma,
+            self.solarize,
+            self.threshold,
+            self.erase,
+            self.erase_scale,
+            self.erase_ratio,
+        )
+
+    def _factor(self, name: str, centre: float = 1.0) -> Range:
+        value = getattr(self, name)
+        if isinstance(value, tuple):
+            return value
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, not {value}")
+        low = centre - value
+        return (max(0.0, low) if centre else low, centre + value)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Views of images: ``views = recipe(images, indices, seed)``.
+
+    What happens to a sample is a function of (seed, its index, the view), whatever batch, device or
+    number of processes it comes in. With a seed for each epoch, training is repeatable and resumes
+    exactly, and any view can be made again.
+
+    Args:
+        views: what is done to each.
+        mean: of pixels in [0, 1], a number for each channel, or one for all.
+        std: as ``mean``.
+        quantized: pixels are whole numbers after each step, as torchvision has them on uint8
+            tensors and Pillow images; else float32.
+    """
+
+    views: tuple[View, ...]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    quantized: bool = False
+
+    def __call__(
+        self,
+        images: Tensor | Packed,
+        indices: Tensor,  # [B]
+        seed: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> list[Tensor]:
+        """Random views.
+
+        Args:
+            images: uint8 [B, C, H, W] or [B, H, W, C], C = 1 or 3, or :class:`Packed`.
+            indices: int64, shape [B]: each sample's number in its set, on the images' device.
+            seed: 0 to 2^64 − 1.
+            dtype: of the views: float32, bfloat16 or float16.
+            channels_last: their memory format.
+
+        Returns:
+            A tensor for each view, [B, C, height, width], normalised; those of one size and blur
+            that stand together share their memory.
+
+        Raises:
+            TypeError, ValueError: as of :func:`fastssl.ops.augment`; indices that are not int64
+                [B], a seed outside its range.
+        """
+        parameters = self.parameters(images, indices, seed)
+        return self.apply(images, parameters, dtype=dtype, channels_last=channels_last)
+
+    def parameters(self, images: Tensor | Packed, indices: Tensor, seed: int) -> list[Tensor]:
+        """What is drawn for each view: float32 [B, 19], whose columns :class:`Column` names."""
+        if indices.dtype != torch.int64 or list(indices.shape) != [len(images)]:
+            raise ValueError(
+                f"indices must be int64 of shape [{len(images)}], "
+                f"not {indices.dtype} of shape {list(indices.shape)}"
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must lie in [0, 2^64), not {seed}")
+        sizes = image_sizes(images)
+        return [
+            augment_parameters(sizes, indices, seed, v, view.shape, view.chances)
+            for v, view in enumerate(self.views)
+        ]
+
+    def apply(
+        self,
+        images: Tensor | Packed,
+        parameters: list[Tensor],
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> list[Tensor]:
+        """Views by parameters that were drawn before, or made by hand; see ``__call__``."""
+        if len(parameters) != len(self.views):
+            raise ValueError(
+                f"parameters must hold a tensor for each of the {len(self.views)} views, "
+                f"not {len(parameters)}"
+            )
+        made: list[Tensor] = []
+        alike = groupby(zip(self.views, parameters, strict=True), lambda pair: _form(pair[0]))
+        for (size, taps), pairs in alike:
+            rows = torch.cat([p for _, p in pairs])
+            x = augment(
+                images,
+                rows,
+                size,
+                taps=taps,
+                mean=self.mean if _colours(images) == 3 else self.mean[:1],
+                std=self.std if _colours(images) == 3 else self.std[:1],
+                quantized=self.quantized,
+                dtype=dtype,
+                channels_last=channels_last,
+            )
+            made += x.split(len(images))
+        return made
+
+
+def _form(view: View) -> tuple[tuple[int, int], int]:
+    return view.shape, view.blur_taps
+
+
+def _colours(images: Tensor | Packed) -> int:
+    if isinstance(images, Packed):
+        return images.channels
+    return images.shape[1] if images.shape[1] in (1, 3) else images.shape[-1]
+
+
+def _check_range(name: str, value: Range, low: float, high: float) -> None:
+    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
+        raise ValueError(f"{name} must be a range within [{low:g}, {high:g}], not {value}")
+
+
+PHOTO = View(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)
+
+
+def simclr(size: int = 224, *, strength: float = 1.0, blur: float = 0.5) -> Recipe:
+    """SimCLR's: crop, flip, jitter, grey, blur. For CIFAR: size 32, strength 0.5, blur 0.
+
+    Chen et al. 2020, https://arxiv.org/abs/2002.05709
+    """
+    view = _jittered(replace(PHOTO, size=size, grey=0.2, blur=blur), 0.8, 0.2, strength)
+    return Recipe((view, view))
+
+
+def moco_v1(size: int = 224) -> Recipe:
+    """MoCo's: crop from a fifth of the area, grey, then jitter always, flip; no blur.
+
+    He et al. 2020, https://arxiv.org/abs/1911.05722
+    """
+    view = replace(PHOTO, size=size, scale=(0.2, 1.0), jitter=1.0, grey=0.2, grey_first=True)
+    view = replace(view, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+    return Recipe((view, view))
+
+
+def moco_v2(size: int = 224) -> Recipe:
+    """MoCo v2's: SimCLR's with half the jitter and crops from a fifth of the area.
+
+    Chen et al. 2020, https://arxiv.org/abs/2003.04297
+    """
+    view = replace(PHOTO, size=size, scale=(0.2, 1.0), jitter=0.8, grey=0.2, blur=0.5)
+    view = replace(view, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    return Recipe((view, view))
+
+
+def byol(size: int = 224) -> Recipe:
+    """BYOL's two unequal views: one always blurred; one seldom, and sometimes solarized.
+
+    Grill et al. 2020, https://arxiv.org/abs/2006.07733
+    """
+    return Recipe(_unequal(replace(PHOTO, size=size)))
+
+
+def swav(size: int = 224, small: int = 96, *, crops: int = 6) -> Recipe:
+    """SwAV's multi-crop: two large views, and small ones of a smaller part of the image.
+
+    Caron et al. 2020, https://arxiv.org/abs/2006.09882
+    """
+    view = replace(PHOTO, size=size, scale=(0.14, 1.0), grey=0.2, blur=0.5)
+    view = _jittered(view, 0.8, 0.2)
+    part = replace(view, size=small, scale=(0.05, 0.14))
+    return Recipe((view,) * 2 + (part,) * crops, std=(0.228, 0.224, 0.225))
+
+
+def dino(size: int = 224, small: int = 96, *, crops: int = 8) -> Recipe:
+    """DINO's: two unequal global views, and local ones.
+
+    Caron et al. 2021, https://arxiv.org/abs/2104.14294
+    """
+    return Recipe((*_unequal(replace(PHOTO, size=size, scale=(0.4, 1.0))), *_local(small, crops)))
+
+
+def dinov2(
+    size: int = 224, small: int = 98, *, crops: int = 8, blur_as_published: bool = False
+) -> Recipe:
+    """DINOv2's: DINO's with crops from a third of the area.
+
+    Args:
+        size: of the global views.
+        small: of the local ones.
+        crops: how many of those.
+        blur_as_published: its code passes a probability to a class that took that of no blur: views
+            are blurred with 0, 0.9 and 0.5 where DINO has 1, 0.1 and 0.5. True: as that code does.
+
+    Oquab et al. 2023, https://arxiv.org/abs/2304.07193
+    """
+    first, second = _unequal(replace(PHOTO, size=size, scale=(0.32, 1.0)))
+    local = tuple(replace(view, scale=(0.05, 0.32)) for view in _local(small, crops))
+    if blur_as_published:
+        first, second = replace(first, blur=0.0), replace(second, blur=0.9)
+    return Recipe((first, second, *local))
+
+
+def _jittered(view: View, factor: float, hue: float, strength: float = 1.0) -> View:
+    f = factor * strength
+    return replace(view, jitter=0.8, brightness=f, contrast=f, saturation=f, hue=hue * strength)
+
+
+def _mild(view: View) -> View:
+    view = replace(view, jitter=0.8, grey=0.2)
+    return replace(view, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+
+
+def _unequal(view: View) -> tuple[View, View]:
+    view = _mild(view)
+    return replace(view, blur=1.0), replace(view, blur=0.1, solarize=0.2)
+
+
+def _local(size: int, crops: int) -> tuple[View, ...]:
+    return (replace(_mild(PHOTO), size=size, scale=(0.05, 0.4), blur=0.5),) * crops

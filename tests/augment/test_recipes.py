@@ -1,0 +1,183 @@
+"""Recipes: what is drawn depends on (seed, sample, view), and is distributed as torchvision's."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastssl import augment
+from fastssl.augment import Column, Packed, View
+from fastssl.reference.augment_parameters import _exp, augment_parameters
+from fastssl.reference.philox import philox
+from tests.compat.agreement import peer
+
+RECIPES = ("simclr", "moco_v1", "moco_v2", "byol", "swav", "dino", "dinov2")
+
+
+def philox_by_hand(counter, key):
+    """Ten rounds in Python's whole numbers."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        first, second = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [second >> 32 ^ c[1] ^ k[0], second % 2**32, first >> 32 ^ c[3] ^ k[1], first % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def test_philox():
+    known = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # of the authors' own tests
+    assert philox_by_hand((0,) * 4, (0, 0)) == known
+    assert philox(0, torch.tensor([0]), 0, 4)[0].tolist() == known
+    g = random.Random(0)
+    for _ in range(20):
+        seed, sample, view = g.getrandbits(64), g.getrandbits(63), g.getrandbits(32)
+        words = philox(seed, torch.tensor([5, sample]), view, 11)[1].tolist()
+        for group in range(3):
+            counter = (group, view, sample % 2**32, sample >> 32)
+            by_hand = philox_by_hand(counter, (seed % 2**32, seed >> 32))
+            assert words[4 * group : 4 * group + 4] == by_hand[: len(words) - 4 * group]
+
+
+def test_exp_by_arithmetic():
+    x = torch.linspace(-700, 700, 10001, dtype=torch.float64)
+    torch.testing.assert_close(_exp(x), x.exp(), rtol=4e-16 * 700, atol=0)
+    torch.testing.assert_close(_exp(x / 700), (x / 700).exp(), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_view_is_a_function_of_seed_sample_and_view(name):
+    recipe = getattr(augment, name)(
+        24, **({"small": 12} if name[0] == "d" or name == "swav" else {})
+    )
+    images = torch.randint(0, 256, (6, 3, 40, 30), dtype=torch.uint8)
+    indices = torch.tensor([3, 1, 4, 10**12, 5, 9])
+    views = recipe(images, indices, 2**64 - 1)
+    assert [v.shape[2:] for v in views] == [view.shape for view in recipe.views]
+    order = torch.tensor([4, 0, 3])
+    packed = Packed.of([image.permute(1, 2, 0) for image in images[order]])
+    for one, other in zip(views, recipe(packed, indices[order], 2**64 - 1), strict=True):
+        assert torch.equal(one[order], other)
+    assert not torch.equal(views[0], recipe(images, indices, 2)[0])
+    parameters = recipe.parameters(images, indices, 2)
+    for one, other in zip(
+        recipe.apply(images, parameters), recipe(images, indices, 2), strict=True
+    ):
+        assert torch.equal(one, other)
+    assert len({tuple(p.flatten().tolist()) for p in parameters}) == len(parameters)
+
+
+def drawn(view, size, count=20000):
+    sizes = torch.tensor([size]).expand(count, 2)
+    return augment_parameters(sizes, torch.arange(count), 11, 0, view.shape, view.chances)
+
+
+def apart(a, b):
+    """The largest distance of two samples' distribution functions (Kolmogorov and Smirnov)."""
+    places = torch.cat([a, b]).sort().values
+    counts = [torch.searchsorted(x.sort().values, places, right=True) / len(x) for x in (a, b)]
+    return float((counts[0] - counts[1]).abs().max())
+
+
+LIMIT = 1.95 * math.sqrt(1 / 20000 + 1 / 4000)  # passed once in a thousand draws
+
+
+@pytest.mark.parametrize("size", [(375, 500), (20, 300), (9, 7)], ids=str)
+def test_crops_and_patches_as_torchvision_draws_them(size):
+    v2 = peer("torchvision.transforms.v2", "torchvision")
+    view = View(224, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), erase=1.0)
+    mine = drawn(view, size)
+    torch.manual_seed(0)
+    crop, erasing = v2.RandomResizedCrop(224), v2.RandomErasing()
+    image, made = torch.empty(3, *size), torch.empty(3, 224, 224)
+    theirs = [crop.make_params([image]) for _ in range(4000)]
+    patches = [erasing.make_params([made]) for _ in range(4000)]
+    for column in (Column.TOP, Column.LEFT, Column.HEIGHT, Column.WIDTH):
+        other = torch.tensor([float(p[column.name.lower()]) for p in theirs])
+        assert apart(mine[:, column], other) < LIMIT
+    for column, key in zip(
+        (Column.ERASE_TOP, Column.ERASE_LEFT, Column.ERASE_HEIGHT, Column.ERASE_WIDTH), "ijhw",
+        strict=True,
+    ):  # fmt: skip
+        other = torch.tensor([float(p[key]) for p in patches])
+        assert apart(mine[:, column], other) < LIMIT
+
+
+def test_chances():
+    """Every probability and range; beside uniform numbers, and each order as often as any."""
+    view = View(
+        64, flip=0.5, flip_vertical=0.1, turn=0.3, jitter=0.8, brightness=0.4, contrast=(0.5, 0.6),
+        saturation=1.5, hue=0.1, grey=0.2, blur=0.5, solarize=0.2, erase=0.25,
+    )  # fmt: skip
+    p = drawn(view, (64, 64))
+    c = Column
+    happens = {
+        0.5: p[:, c.FLIP] == 1,
+        0.1: p[:, c.FLIP_VERTICAL] == 1,
+        0.3: p[:, c.TURNS] > 0,
+        0.8: p[:, c.ORDER] >= 0,
+        0.2: p[:, c.GREY] == 1,
+        0.50001: p[:, c.SIGMA] > 0,
+        0.20001: p[:, c.SOLARIZE] == 128,
+        0.25: p[:, c.ERASE_HEIGHT] > 0,
+    }
+    for chance, found in happens.items():
+        assert abs(found.float().mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / len(p))
+    grid = (torch.arange(4000) + 0.5) / 4000
+    ranges = {
+        c.BRIGHTNESS: (0.6, 1.4),
+        c.CONTRAST: (0.5, 0.6),
+        c.SATURATION: (0.0, 2.5),
+        c.HUE: (-0.1, 0.1),
+    }
+    for column, (low, high) in ranges.items():
+        assert apart(p[:, column], low + (high - low) * grid) < LIMIT
+    blurred = p[:, c.SIGMA] > 0
+    assert apart(p[blurred, c.SIGMA], 0.1 + 1.9 * grid) < 1.5 * LIMIT
+    orders = p[p[:, c.ORDER] >= 0, c.ORDER].long().bincount()
+    assert len(orders) == 24
+    assert ((orders - orders.float().mean()).abs() < 5 * orders.float().mean().sqrt()).all()
+    turns = p[:, c.TURNS].long().bincount()[1:].float()
+    assert ((turns - turns.mean()).abs() < 5 * turns.mean().sqrt()).all()
+    # what happens to one view says nothing of what happens to another
+    sizes = torch.tensor([[64, 64]]).expand(len(p), 2)
+    second = augment_parameters(sizes, torch.arange(len(p)), 11, 1, (64, 64), view.chances)
+    both = torch.stack([p[:, c.BRIGHTNESS], second[:, c.BRIGHTNESS], p[:, c.CONTRAST]])
+    assert (torch.corrcoef(both) - torch.eye(3)).abs().max() < 0.03
+
+
+def test_recipes_are_data():
+    recipe = augment.simclr(32, strength=0.5, blur=0)
+    assert recipe == eval(repr(recipe), {"Recipe": augment.Recipe, "View": View})
+    assert recipe.views[0].brightness == 0.4
+    assert augment.swav().views[2].shape == (96, 96)
+    assert [view.blur for view in augment.dinov2().views[:2]] == [1.0, 0.1]
+    assert [view.blur for view in augment.dinov2(blur_as_published=True).views[:2]] == [0.0, 0.9]
+    assert View(224).blur_taps == 23
+    assert View(1, blur=1).blur_taps == 1
+    grey = augment.byol(16)(torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.arange(2), 0)
+    assert [tuple(v.shape) for v in grey] == [(2, 1, 16, 16)] * 2
+
+
+def test_bad_recipes_are_named():
+    images, indices = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2)
+    view = View(8)
+    for name, value in {
+        "flip": 1.5, "grey": math.nan, "scale": (0.5, 0.1), "ratio": (0.0, 1.0), "brightness": -1,
+        "hue": 0.6, "sigma": (0.0, 1.0), "taps": 4, "size": 0, "erase_scale": (0.1, math.nan),
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=name):
+            replace(view, **{name: value})
+    with pytest.raises(ValueError, match="turn needs a square"):
+        View((8, 9), turn=0.5)
+    recipe = augment.Recipe((view,))
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match="seed"):
+            recipe(images, indices, seed)
+    with pytest.raises(ValueError, match="indices"):
+        recipe(images, indices[:1], 0)
+    with pytest.raises(ValueError, match="each of the 1 views"):
+        recipe.apply(images, [])
