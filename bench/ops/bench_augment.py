@@ -45,8 +45,8 @@ def inputs(case: Case) -> tuple[Tensor, ...]:
 
 
 def score(views: list[Tensor]) -> Tensor:
-    """One number that knows of every seventh pixel: squares, each weighed by its place. More of them
-    would take a tenth of the time."""
+    """One number that knows of every seventh pixel: squares, each weighed by its place. More of
+    them would take a tenth of the time."""
     seen = [v.flatten(1)[:, ::7].float() for v in views]
     weight = torch.linspace(0.5, 1.5, seen[0].shape[1], device=seen[0].device)
     return sum((x.square() @ weight).mean() for x in seen) / len(weight)
