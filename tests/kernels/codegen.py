@@ -110,7 +110,18 @@ def key(launch: Launch) -> str:
 
 
 def build(launch: Launch, capability: int) -> Built:
-    """Compile one launch for ``sm_<capability>`` and read what the machine code needs."""
+    """Compile one launch for ``sm_<capability>`` and read what the machine code needs; the same
+    code once a process."""
+    same = f"{capability} {key(launch)}"
+    if same not in _built:
+        _built[same] = _build(launch, capability)
+    return _built[same]
+
+
+_built: dict[str, Built] = {}
+
+
+def _build(launch: Launch, capability: int) -> Built:
     compiled, sass, usage = assemble(launch, capability)
     stack, registers = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()[::-1]
     touches = len(re.findall(r"\b(?:LDL|STL)\b", sass))

@@ -6,8 +6,6 @@ As test_codegen.py asks it of ``similarity_lse``, whose tiles and helpers it sha
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,24 +59,9 @@ PROBLEMS = [
 ]
 
 
-def build_all(problem: Problem) -> list[codegen.Built]:
-    built = {}
-    for launch in problem.launches():
-        if codegen.key(launch) not in built:
-            built[codegen.key(launch)] = codegen.build(launch, problem.capability)
-    return list(built.values())
-
-
-@pytest.fixture(scope="module")
-def compiling():
-    # Spawned, for LLVM does not survive a fork among threads.
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        yield {problem: pool.submit(build_all, problem) for problem in PROBLEMS}
-
-
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: "-".join(map(str, p)))
-def test_compiles_well(problem, compiling):
-    made = compiling[problem].result()
+def test_compiles_well(problem):
+    made = [codegen.build(launch, problem.capability) for launch in problem.launches()]
     assert {b.name for b in made} >= {MAIN[0], MAIN[1], "_similarity_softplus_fwd_finish_kernel"}
     for built in made:
         assert not built.local, f"{built.name} spills: {built}"
