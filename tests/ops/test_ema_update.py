@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ import torch
 import fastssl
 from fastssl.ops import ema_update_
 from fastssl.reference import ema_update as reference
+from tests.cases import WITH_ISAS
 
 raw = torch.ops.fastssl.ema_update_fwd
 BACKENDS = ["native", "reference"]  # Triton: tests/kernels
@@ -67,7 +65,7 @@ def check(result, target, source, m):
 
 
 @pytest.mark.parametrize("m", [0.0, 0.3, 0.5, 0.996, 0.9999, 1.0])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_ISAS)
 def test_the_formula_in_every_mixture_of_dtypes(backend, m):
     targets, sources = mixture()
     results, untouched = [t.clone() for t in targets], [s.clone() for s in sources]
@@ -128,6 +126,7 @@ def test_infinite_and_nan(backend):
             assert target.isnan().all()
 
 
+@pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64], ids=str)
 def test_every_number_of_a_narrow_dtype_is_read_and_written(dtype, wide):
@@ -280,36 +279,6 @@ def test_compile_fullgraph(backend):
             expected, got = step(eager, sources, m), compiled(targets, sources, m)
         for mine, right in zip([*targets, *got], [*eager, *expected], strict=True):
             torch.testing.assert_close(mine, right)
-
-
-def test_every_instruction_set():
-    code = """
-import torch
-from tests.ops.test_ema_update import *
-torch.set_num_threads(1)
-for m in (0.3, 0.99):
-    targets, sources = mixture()
-    results = [t.clone() for t in targets]
-    raw(results, sources, None, m)
-    for trio in zip(results, targets, sources, strict=True):
-        check(*trio, m)
-for dtype in (torch.bfloat16, torch.float16):
-    test_every_number_of_a_narrow_dtype_is_read_and_written(dtype, torch.float32)
-print("right")
-"""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | {"FASTSSL_CPU_ISA": isa},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for isa in ("avx2", "plain")
-    ]
-    for process in running:
-        out, errors = process.communicate()
-        assert out.strip() == "right", errors[-2000:]
 
 
 ONE, INT = torch.ones(3), torch.ones(3, dtype=torch.int64)
