@@ -15,6 +15,7 @@ from fastssl.ops import ema_update_
 
 # Names under which a wrapper (torch.compile, checkpointing, FSDP) holds the module it wraps.
 WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+PLAIN = {Tensor, nn.Parameter}
 
 
 class Follower(nn.Module):
@@ -150,7 +151,8 @@ class EMA(Follower):
     def update(self, model: nn.Module, momentum: float | Tensor | None = None) -> None:
         """Take a step towards the model; ``momentum`` in place of the schedule's if given.
 
-        Raises as :meth:`follow` does.
+        Within torch.compile or a CUDA graph, where a number would be fixed, call :meth:`follow`
+        with a tensor, and fill that from :attr:`momentum` outside. Raises as :meth:`follow` does.
         """
         self.follow(model, self.momentum if momentum is None else momentum)
         self.step += 1
@@ -230,16 +232,18 @@ def _is_narrow(tensor: Tensor) -> bool:
 
 def _local(name: str, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Both as plain tensors of one shape: the parts of this rank, where they are sharded."""
-    layouts = [
-        (t.shape, getattr(t, "placements", None), getattr(t, "device_mesh", None))
-        for t in (mine, theirs)
+    alike = mine.shape == theirs.shape
+    if alike and type(mine) in PLAIN and type(theirs) in PLAIN:
+        return mine, theirs
+    placed = [
+        (getattr(t, "device_mesh", None), getattr(t, "placements", None)) for t in (mine, theirs)
     ]
-    if layouts[0] != layouts[1]:
+    if not alike or placed[0] != placed[1]:
         raise ValueError(
             f"source is not the module that was copied: {name} is {_layout(theirs)}, "
             f"not {_layout(mine)}"
         )
-    if layouts[0][1] is None:
+    if placed[0][1] is None:
         return mine, theirs
     return mine.to_local(), theirs.to_local()  # type: ignore[attr-defined]
 

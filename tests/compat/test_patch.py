@@ -107,7 +107,9 @@ def test_unknown_and_missing_packages_say_so(solo):
         fastssl.unpatch("lighty")
     with pytest.raises(ModuleNotFoundError, match="no module 'grad_cache' installed here"):
         fastssl.patch("gradcache")
-    with pytest.raises(ValueError, match=r"fastssl.compat.solo_learn has no 'byol'; it has DINOLoss"):
+    with pytest.raises(
+        ValueError, match=r"fastssl.compat.solo_learn has no 'byol'; it has DINOLoss"
+    ):
         fastssl.patch("solo_learn", "byol")
     with pytest.raises(ValueError, match=r"this version of solo_learn has no solo.losses.nnclr"):
         fastssl.patch("solo_learn", "nnclr_loss_func")

@@ -187,6 +187,17 @@ def test_compiled_models():
                 torch.testing.assert_close(new, (old + there) / 2 if new.dim() else there)
 
 
+def test_within_a_compiled_step():
+    model = network()
+    ema, m = EMA(model), torch.zeros((), dtype=torch.float64)
+    compiled = torch.compile(lambda m: ema.follow(model, m), fullgraph=True, backend="aot_eager")
+    for step in range(12):  # more than a recompilation each would be allowed
+        train(model)
+        before = held(ema)
+        compiled(m.fill_(step / 12))
+        check(ema, before, model, step / 12)
+
+
 @pytest.fixture
 def one_rank():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
