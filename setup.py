@@ -18,6 +18,7 @@ CPP_SOURCES = [
     "csrc/cpu/similarity_lse.cpp",
     "csrc/cpu/similarity_softplus.cpp",
     "csrc/cpu/similarity_topk.cpp",
+    "csrc/cpu/sinkhorn.cpp",
     "csrc/cpu/isa/avx512.cpp",
     "csrc/cpu/isa/avx2.cpp",
     "csrc/cpu/isa/plain.cpp",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastssl import backends
 from fastssl.ops.checks import check_rows
 from fastssl.ops.library import define
 from fastssl.reference.sinkhorn import (
@@ -97,7 +98,12 @@ def _step(
     plan: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     scores = scores.detach()
-    return _reference_fwd(scores, float(epsilon), rows, columns, following, plan)
+    backend = backends.select("sinkhorn", scores.device.type)
+    if backend == "reference" or scores.dtype == torch.float64:
+        step = _reference_fwd
+    else:
+        step = backends.raw("sinkhorn_fwd", backend)
+    return step(scores, float(epsilon), rows, columns, following, plan)
 
 
 def _fwd_fake(scores, epsilon, rows, columns, following, plan):
@@ -136,3 +142,4 @@ define(
     fake=_fwd_fake,
     reference=_reference_fwd,
 )
+backends.register("sinkhorn", "native")

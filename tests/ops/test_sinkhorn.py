@@ -9,7 +9,7 @@ import fastssl
 from fastssl.ops import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 from fastssl.reference import sinkhorn as reference
 
-BACKENDS = ["reference"]  # Triton: tests/kernels
+BACKENDS = ["native", "reference"]  # Triton: tests/kernels
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:]
 )

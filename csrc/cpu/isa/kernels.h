@@ -8,6 +8,7 @@
 #include "cpu/prototype_cross_entropy.h"
 #include "cpu/similarity_softplus.h"
 #include "cpu/similarity_topk.h"
+#include "cpu/sinkhorn.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
@@ -24,6 +25,7 @@ using lane_t = int32_t;
 #include "cpu/similarity_lse_mean.h"
 #include "cpu/similarity_softplus_kernel.h"
 #include "cpu/similarity_topk_kernel.h"
+#include "cpu/sinkhorn_kernel.h"
 #include "cpu/ema_update_kernel.h"
 #include "cpu/lars_step_kernel.h"
 #include "cpu/prototype_cross_entropy_kernel.h"
@@ -52,6 +54,14 @@ const LseKernels<double> lse_double = {
 const SoftplusKernels softplus = {f32::softplus_forward, f32::softplus_backward};
 const TopkKernels similarity_topk = {
     f32::MR, f32::NR, f32::TopkWorker::scratch, f32::topk_norms, f32::TopkWorker::work};
+const SinkhornKernels sinkhorn = {f32::W,
+                                  f32::kSinkhornRows,
+                                  f32::kSinkhornPanel,
+                                  f32::sinkhorn_scratch,
+                                  f32::sinkhorn_rows,
+                                  f32::sinkhorn_columns,
+                                  f32::sinkhorn_finish<false>,
+                                  f32::sinkhorn_finish<true>};
 const EmaKernels ema_update = {f32::ema_chunk, f64::ema_chunk};
 const LarsKernels lars_step = {f32::lars_norms, f64::lars_norms, f32::lars_update,
                                f64::lars_update};
