@@ -9,6 +9,13 @@ constexpr int64_t kSinkhornPanel = 512;
 constexpr int64_t kStreamed = 1 << 22;  // entries of a plan that no cache would keep
 constexpr int kTogether = FASTSSL_WIDTH == 16 ? 4 : 2;  // rows that share loads of v and of sums
 
+// Whether a product and a sum are rounded once; elsewhere differences are taken in double.
+#if FASTSSL_WIDTH > 4 || defined(__aarch64__)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
 typedef uint16_t vh __attribute__((vector_size(2 * W), aligned(2), may_alias));
 typedef double vd_unaligned __attribute__((vector_size(8 * W), aligned(8), may_alias));
 
@@ -189,6 +196,7 @@ class SinkhornWorker {
     const int64_t columns = p.columns, ld = p.ld, whole = columns / W * W;
     const T* scores = scores_ + b * columns;
     const float *v_high = p.v_high, *v_low = p.v_low;
+    const double *v = p.v, factor = p.factor;
     const vf high = splat(high_), low = splat(low_);
     float* out = powers_;
     vf anchor[N];
@@ -198,7 +206,11 @@ class SinkhornWorker {
       anchor[n] = splat(float(from[n]));
     }
     const auto power = [&](int n, int64_t k, vf s) __attribute__((always_inline)) {
-      const vf t = s * low + (s * high - (load(v_high + k) + anchor[n])) - load(v_low + k);
+      vf t;
+      if constexpr (kFused)
+        t = s * low + (s * high - (load(v_high + k) + anchor[n])) - load(v_low + k);
+      else
+        t = narrowed(widened(s) * factor - load_doubles(v + k) - from[n]);
       const vf e = exp2_or_zero(t);
       store(out + n * ld + k, e);
       return e;
@@ -285,8 +297,10 @@ class SinkhornWorker {
       for (int n = 0; n < N; ++n) {
         if constexpr (kShifted)
           sum += exp2_or_zero(narrowed(x[n] - widened(anchor)));
-        else
+        else if constexpr (kFused)
           sum += exp2_or_zero(s[n] * low + (s[n] * high - anchor));
+        else
+          sum += exp2_or_zero(narrowed(widened(s[n]) * factor - widened(anchor)));
       }
       store(sums + k, sum);
     };

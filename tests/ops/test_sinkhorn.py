@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,6 +13,7 @@ import fastssl
 from fastssl.ops import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 from fastssl.reference import sinkhorn as reference
 
+raw = torch.ops.fastssl.sinkhorn_fwd
 BACKENDS = ["native", "reference"]  # Triton: tests/kernels
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:]
@@ -48,3 +53,154 @@ def check(x, epsilon=0.05, iterations=3, backend="native", most=1e-5):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_is_the_reference_in_float64(backend, shape, iterations, dtype):
     check(scores(*shape, dtype=dtype), 0.05, iterations, backend)
+
+
+@pytest.mark.parametrize("size", [50, 500, 5e4, 5e6])
+@pytest.mark.parametrize("shape", [(3, 5), (65, 257), (1, 37)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_wide_logits(backend, shape, size):
+    """Up to ±1e8: float32 would know such logits to ±4."""
+    for iterations in (1, 3, 10):
+        check(scores(*shape, size), 0.05, iterations, backend)
+
+
+def test_many_prototypes_and_many_samples():
+    check(scores(2, 131_072), 0.05, 3, most=2e-6)
+    check(scores(5000, 3), 0.05, 3, most=2e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_and_columns_out_of_reach(backend):
+    """Sums that underflow next to ones that do not: both kinds in a row, a column, a vector."""
+    x = scores(70, 600)
+    x[::7] -= 1000
+    x[:, 5::11] -= 300
+    x[3, 5:9] += 2000
+    check(x, 0.05, 3, backend, most=2e-6)
+    check(x, 1.4426950408889634, 3, backend, most=2e-6)  # a factor of exactly one
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forbidden_pairs(backend):
+    x = scores(40, 70)
+    forbidden = torch.rand(40, 70) < 0.3
+    forbidden[:, 7] = True  # nobody may
+    forbidden[0], forbidden[0, 3] = True, False  # a sample of one choice
+    x[forbidden] = -INF
+    check(x, backend=backend)
+    with fastssl.use_backend(backend):
+        plan = sinkhorn(x)
+        assert not plan[forbidden].any()
+        assert plan[0, 3] == 1
+        assert sinkhorn_columns(x)[7] == 0
+
+
+@pytest.mark.parametrize("value", [NAN, INF, "row"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_has_no_plan_is_nan(backend, value):
+    x = scores(40, 70)
+    if value == "row":
+        x[20] = -INF
+    else:
+        x[20, 33] = value
+    with fastssl.use_backend(backend):
+        assert sinkhorn(x).isnan().all()
+        assert all(t.isnan().all() for t in sinkhorn_potentials(x))
+
+
+@pytest.mark.parametrize("size", [1, 500])
+def test_bitwise_the_same_at_any_number_of_threads(size):
+    x = scores(700, 1300, size)
+    before, plans = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            plans.append(sinkhorn(x))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(plans[0], plans[1])
+    assert torch.equal(plans[0], plans[2])
+
+
+def test_a_plan_past_the_caches_is_written_in_every_place():
+    x = scores(1400, 3001)
+    plan = sinkhorn(x, 0.05, 1)
+    some = sinkhorn_columns(x, 0.05, 1)
+    torch.testing.assert_close(plan, torch.softmax(x.double() / 0.05 - some, 1).float())
+
+
+def test_strides_float64_autocast_and_no_gradient():
+    x = scores(20, 30)
+    plain = sinkhorn(x)
+    assert torch.equal(plain, sinkhorn(x.T.contiguous().T.requires_grad_()))
+    assert not sinkhorn(x.requires_grad_()).requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(plain, sinkhorn(x))
+    wide = sinkhorn(x.detach().double())
+    assert wide.dtype == torch.float64
+    assert variation(wide, reference(x.detach().double())[0]) <= 1e-14
+
+
+def test_opcheck():
+    x = scores(9, 20)
+    columns = x.double().logsumexp(0) * 20
+    for arguments in (
+        (None, None, True, False),
+        (None, columns, True, True),
+        (torch.zeros(9, dtype=torch.float64), columns, False, False),
+    ):
+        torch.library.opcheck(raw, (x, 0.05, *arguments))
+
+
+def test_compile_fullgraph():
+    compiled = torch.compile(sinkhorn, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in ((8, 50), (5, 40)):
+        for backend in BACKENDS:
+            with fastssl.use_backend(backend):
+                torch.testing.assert_close(compiled(scores(*shape)), sinkhorn(scores(*shape)))
+
+
+def test_every_instruction_set():
+    code = """
+import torch
+from tests.ops.test_sinkhorn import check, scores
+torch.set_num_threads(1)
+for shape in ((41, 1), (65, 257)):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for size in (1, 500):
+            check(scores(*shape, size, dtype=dtype))
+print("right")
+"""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"FASTSSL_CPU_ISA": isa},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for isa in ("avx2", "plain")
+    ]
+    for process in running:
+        out, errors = process.communicate()
+        assert out.strip() == "right", errors[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (dict(scores=torch.ones(3, 4, dtype=torch.int32)), TypeError, "scores must be a float32"),
+        (dict(scores=torch.ones(3)), ValueError, r"scores must have shape \[rows, features\]"),
+        (dict(scores=torch.ones(0, 4)), ValueError, "scores must have shape"),
+        (dict(scores=torch.ones(3, 0)), ValueError, "scores must have shape"),
+        (dict(epsilon="0.05"), TypeError, "epsilon must be a float, not str"),
+        (dict(epsilon=0.0), ValueError, "epsilon must be positive"),
+        (dict(epsilon=NAN), ValueError, "epsilon must be positive"),
+        (dict(iterations=0), ValueError, "iterations must be at least 1, not 0"),
+        (dict(iterations=2.0), TypeError, "iterations must be an int, not float"),
+    ],
+)
+def test_errors_name_the_argument(change, error, says):
+    for function in (sinkhorn, sinkhorn_potentials, sinkhorn_columns):
+        with pytest.raises(error, match=says):
+            function(**(dict(scores=torch.randn(3, 4)) | change))
