@@ -75,6 +75,8 @@ def look(plan: Tensor) -> Tensor:
 
 
 def benchmark(name: str, prototypes: int, **options) -> Benchmark:
+    passes = ITERATIONS + 1
+
     def seen(plan: Plan) -> Callable[[Case], Callable[[Tensor], Tensor]]:
         return lambda case: lambda scores: look(plan(scores))
 
@@ -91,6 +93,7 @@ def benchmark(name: str, prototypes: int, **options) -> Benchmark:
             Provider("log domain", seen(log_domain)),
         ),
         flops=lambda case: 0.0,
+        bytes=lambda case: case.rows * prototypes * (passes * case.torch_dtype.itemsize + 4.0),
         **options,
     )
 
