@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.goals import at_least
 from bench.harness import Answer, Benchmark, Case, Provider
+from bench.peers import compiled
 
 LR, MOMENTUM, DECAY, TRUST, M = 1.0, 0.9, 1e-4, 1e-3, 0.99  # at a rate of 1 all orders are one
 Step = Callable[..., None]  # of parameters, gradients, velocities, whether to adapt (and averages)
@@ -37,6 +38,15 @@ def eager(params: list[Tensor], grads: list[Tensor], velocities: list[Tensor], a
             d = d * torch.where((size > 0) & (length > 0), TRUST * size / length, 1.0)
         v.mul_(MOMENTUM).add_(d)
         w.sub_(LR * v)
+
+
+@functools.cache
+def compiler() -> Step:
+    return compiled(eager)
+
+
+def compiled_eager(*lists) -> None:
+    compiler()(*lists)  # more than a minute at first
 
 
 def foreach(
@@ -160,6 +170,6 @@ def benchmark(name: str, title: str, providers: dict[str, Step], average: bool) 
 BENCH = benchmark(
     "lars_step",
     "lars_step: LARS on the parameters of a ResNet-50, in place; no gradient",
-    {"fastssl": fastssl, "eager": eager, "foreach": foreach},
+    {"fastssl": fastssl, "eager": eager, "foreach": foreach, "torch.compile": compiled_eager},
     average=False,
 )

@@ -23,6 +23,7 @@ from fastssl_kernels.similarity_lse_tiles import narrow
 
 BLOCK = 4096  # elements of a piece
 WARPS = 8
+SPARES = 16  # CUDA graphs' steps that one eager step prepares for
 SUMS = 256  # pieces of a tensor whose sums are added at once
 ORDERS = ("classic", "torch", "popular")
 TYPES = {
@@ -268,7 +269,7 @@ def launch_lars_step_fwd(
 def _launch(group: list[tuple[Tensor, ...]], dtypes: tuple, options: Options) -> None:
     first = group[0][0]
     addresses = tuple(t.data_ptr() for tensors in group for t in (*tensors, first)[:4])
-    pieces = _pieces(tuple(tensors[0].numel() for tensors in group), BLOCK, *_place(first))
+    pieces = _pieces(tuple(tensors[0].numel() for tensors in group), BLOCK, first.device)
     table = _address_table(addresses, first)
     types = {
         "W": TYPES[dtypes[0]],
@@ -301,26 +302,18 @@ def _launch(group: list[tuple[Tensor, ...]], dtypes: tuple, options: Options) ->
     )  # fmt: skip
 
 
-def _place(x: Tensor) -> tuple[torch.device, int]:
-    """Where a table is used: on a stream, which orders its last use before its memory's next."""
-    return x.device, torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
-
-
-def _capturing(x: Tensor) -> bool:
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
 class _Pieces(NamedTuple):
     rows: Tensor  # [PIECES, 3] i64: tensor, first element, elements
     firsts: Tensor  # [TENSORS + 1] i64: each tensor's first piece
 
 
-@functools.lru_cache(maxsize=64)
-def _pieces(sizes: tuple[int, ...], block: int, device: torch.device, stream: int) -> _Pieces:
-    if stream and torch.cuda.is_current_stream_capturing():
+@functools.cache
+def _pieces(sizes: tuple[int, ...], block: int, device: torch.device) -> _Pieces:
+    """Kept for good: of any stream's use, and of any graph's."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "lars_step: parameters of these sizes were not seen before this CUDA graph's capture, "
-            "in which nothing is sent to the device; take a step before it, on its stream"
+            "in which nothing can be sent to the device: take a step before it"
         )
     counts = torch.tensor(sizes)
     pieces = (counts + block - 1) // block  # [TENSORS]
@@ -331,28 +324,35 @@ def _pieces(sizes: tuple[int, ...], block: int, device: torch.device, stream: in
     return _Pieces(rows.to(device), firsts.to(device))
 
 
-# A graph reads its table of addresses from host memory whenever it is replayed: pinned memory that
-# is set aside before the capture, by length, and then kept as long as the process lives.
+# A graph reads its addresses from host memory whenever it is replayed: pinned memory, by length,
+# that is set aside before the capture and then kept as long as the process lives.
 _spare: dict[int, list[Tensor]] = {}
 _captured: list[tuple[Tensor, Tensor]] = []
 
 
 def _address_table(addresses: tuple[int, ...], x: Tensor) -> Tensor:  # [TENSORS · 4] i64
-    if not _capturing(x):
-        return _sent_addresses(addresses, *_place(x))
+    if not x.is_cuda:
+        return torch.tensor(addresses)
+    if not torch.cuda.is_current_stream_capturing():
+        return _sent(addresses, x.device, torch.cuda.current_stream(x.device).cuda_stream)
+    if not _spare.get(len(addresses)):
+        raise RuntimeError(
+            "lars_step: no memory is set aside for another CUDA graph: take a step, with gradients "
+            "at addresses of their own, before the capture"
+        )
     host = _spare[len(addresses)].pop()
     host.copy_(torch.tensor(addresses))
-    table = host.to(x.device, non_blocking=True)
-    _captured.append((host, table))
-    return table
+    _captured.append((host, host.to(x.device, non_blocking=True)))
+    return _captured[-1][1]
 
 
 @functools.lru_cache(maxsize=64)
-def _sent_addresses(addresses: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
-    host = torch.tensor(addresses)
-    if device.type == "cuda" and len(spare := _spare.setdefault(len(addresses), [])) < 4:
-        spare.append(torch.empty_like(host, pin_memory=True))
-    return host.to(device)
+def _sent(addresses: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
+    """By stream, which orders a table's last use before the next of its memory."""
+    host = torch.tensor(addresses, pin_memory=True)
+    spare = _spare.setdefault(len(addresses), [])
+    spare += [torch.empty_like(host, pin_memory=True) for _ in range(SPARES - len(spare))]
+    return host.to(device, non_blocking=True)
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -124,17 +124,18 @@ def test_a_captured_step_follows_its_rate():
     start = made(SHAPES, F32, None, F32)
     eager, lists = copies(start), copies(start)
     lr = torch.tensor(0.5, device=DEVICE)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        triton(copies(start), lr)  # tables and compilation
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            grads = [g * 1.0 for g in lists[1]]
-            triton((lists[0], grads, *lists[2:]), lr)
-        for rate in (0.5, 0.25):
-            lr.fill_(rate)
-            graph.replay()
-            triton(eager, rate)
-    stream.synchronize()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as torch's manual has it
+        triton(copies(start), lr)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grads = [g * 1.0 for g in lists[1]]
+        triton((lists[0], grads, *lists[2:]), lr)
+    for rate in (0.5, 0.25):
+        lr.fill_(rate)
+        graph.replay()
+        triton(eager, rate)
     for of, expected in zip(lists, eager, strict=True):
         assert all(torch.equal(t, u) for t, u in zip(of, expected, strict=True))
