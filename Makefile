@@ -23,7 +23,7 @@ train: install
 	$(BIN)/fastssl train simclr
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: install
 	$(BIN)/fastssl bench
