@@ -131,7 +131,7 @@ def feature_width(encoder: nn.Module, image_shape: tuple[int, int, int]) -> int:
     try:
         with torch.no_grad():
             h = encoder(torch.zeros(2, *image_shape, device=parameter.device))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # torchvision's ViTs assert their size
         first = str(error).splitlines()[0]
         raise UserError(f"the encoder fails on images of shape {image_shape}: {first}") from error
     finally:

@@ -19,7 +19,7 @@ from fastssl.data import Images, Recipe, Split, Views, build_recipe, fitted, loa
 from fastssl.errors import UserError
 from fastssl.evaluation import QUICK_TASKS, WITHOUT_LABELS, evaluate_encoder, write_report
 from fastssl.methods import METHODS, Method
-from fastssl.nn import first_layers
+from fastssl.nn import feature_width, first_layers
 from fastssl.training.build import build_method
 from fastssl.training.checkpoint import load_checkpoint
 from fastssl.training.config import TrainConfig
@@ -85,6 +85,7 @@ def train(
     with ranks(config.device) as here:
         data, recipe = _data(config)
         method = build_method(config, data.train.shape, encoder, samples=len(data.train))
+        check_sizes(method.encoder, data.train, recipe)
         untrained = copy.deepcopy(method.encoder)
         trainer = Trainer(method, data.train, recipe, config, here)
         path = Path(resume) if resume is not None else None
@@ -236,6 +237,17 @@ def _data(config: TrainConfig) -> tuple[Split, Views]:
     recipe = build_recipe(config.views or data.recipe)
     method = METHODS[config.method]
     return data, fitted(recipe, method.views, method.more_views)
+
+
+def check_sizes(encoder: nn.Module, images: Images, recipe: Views) -> None:
+    """Whether the encoder takes the views of every size.
+
+    Raises:
+        UserError: it does not.
+    """
+    first = torch.arange(1)
+    for height, width in {view.shape[2:] for view in recipe(images[first], first, 0)}:
+        feature_width(encoder, (images.shape[0], height, width))
 
 
 def _fit(trainer: Trainer, recorder: Recorder) -> None:

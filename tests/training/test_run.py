@@ -162,6 +162,14 @@ def test_an_encoder_that_gives_no_rows(tmp_path):
         train(settings(tmp_path), encoder=nn.Linear(3, 2))
 
 
+def test_an_encoder_that_takes_no_small_crops(tmp_path):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(256, 8))
+    config = {"method": "swav", "views": "digits-crops"}
+    with pytest.raises(UserError, match=r"the encoder fails on images of shape \(1, 8, 8\)"):
+        train(settings(tmp_path, **config), encoder=encoder)
+    assert not (tmp_path / "run").exists()
+
+
 def test_unlabelled_images_train_without_evaluation(tmp_path):
     from PIL import Image
 
