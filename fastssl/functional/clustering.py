@@ -37,7 +37,7 @@ def sinkhorn(
     Returns:
         Q, shape [B, K], rows that sum to 1: float32 (float64 for float64 scores). Exponentials are
         float32, potentials and their differences exact to float32 of the result: rows are within
-        total variation 1e-5 of exact ones for ``scores / ε`` up to ±1e6.
+        total variation 1e-5 of the exact ones for ``scores / ε`` up to ±1e6.
 
     Raises:
         TypeError: scores are no floating-point tensor, epsilon no number, iterations no int.

@@ -141,5 +141,6 @@ define(
     "bool following, bool plan) -> (Tensor, Tensor, Tensor)",
     fake=_fwd_fake,
     reference=_reference_fwd,
+    module="sinkhorn",
 )
-backends.register("sinkhorn", "native")
+backends.register("sinkhorn", "native", "triton")

@@ -1,0 +1,200 @@
+"""``sinkhorn`` on CUDA (and, under Triton's interpreter, CPU) tensors.
+
+An iteration is a pass over rows and one over columns: a row as long as DINO's is no program's to
+keep, and the second pass finds small matrices in the L2 cache. Differences of logits and potentials
+are taken in float64, powers in float32. Nothing here waits for the device, and every result is
+bitwise repeatable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastssl_kernels.similarity_lse_plan import _device, _launch
+
+ROW = 2048  # scores of a row that a program takes at a time
+TILE_B, TILE_K = 16, 128  # scores that a program takes at a time where it adds up columns
+PARTS = 64  # runs of rows, at most, whose sums of columns are joined
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+NOTHING: tl.constexpr = tl.constexpr(-3e38)  # in place of a maximum of −inf
+WEAK: tl.constexpr = tl.constexpr(2.0**-30)  # sums below this have lost digits
+
+
+@triton.jit
+def _exponents(scores_ptr, columns_ptr, first, K, factor, ROW: tl.constexpr):
+    """(scores / ε − v) · log2(e) of a stretch of a row in float64, −inf past its end."""
+    k = first + tl.arange(0, ROW)
+    s = tl.load(scores_ptr + k, mask=k < K, other=-float("inf")).to(tl.float64)
+    return s * factor - tl.load(columns_ptr + k, mask=k < K, other=0.0) * LOG2E  # [ROW]
+
+
+@triton.jit
+def _sum(scores_ptr, columns_ptr, K, factor, anchor, ROW: tl.constexpr):
+    """Σ_k of the powers of two, relative to that of the anchor."""
+    sums = tl.zeros([ROW], tl.float32)
+    for first in range(0, K, ROW):
+        x = _exponents(scores_ptr, columns_ptr, first, K, factor, ROW)
+        sums += tl.exp2((x - anchor).to(tl.float32))
+    return tl.sum(sums.to(tl.float64), 0)
+
+
+@triton.jit
+def _sinkhorn_rows_kernel(
+    scores_ptr,  # [B, K]
+    before_ptr,  # [B] f64 the rows' potentials before, or None: no power relative to it overflows
+    columns_ptr,  # [K] f64
+    rows_ptr,  # [B] f64, out
+    plan_ptr,  # [B, K] f32, out, or None
+    K,
+    high,  # the factor of the scores, log2(e) / ε, in two numbers
+    low,
+    ROW: tl.constexpr,
+):
+    """A row's log-sum-exp of scores / ε − v, and its plan."""
+    row = tl.program_id(0).to(tl.int64)
+    scores_ptr += row * K
+    factor = tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
+    anchor = tl.zeros([], tl.float64)
+    if before_ptr is not None:
+        anchor += tl.load(before_ptr + row) * LOG2E
+    total = _sum(scores_ptr, columns_ptr, K, factor, anchor, ROW)
+    if not ((total > WEAK) & (total < 1e30)):  # NaN too
+        highest = tl.full([ROW], -float("inf"), tl.float64)
+        for first in range(0, K, ROW):
+            x = _exponents(scores_ptr, columns_ptr, first, K, factor, ROW)
+            highest = tl.maximum(highest, x)
+        anchor = tl.max(highest, 0)
+        total = _sum(scores_ptr, columns_ptr, K, factor, anchor, ROW)
+    lse = anchor + tl.log2(total)
+    tl.store(rows_ptr + row, lse * LN2)
+    if plan_ptr is not None:
+        plan_ptr += row * K
+        for first in range(0, K, ROW):
+            k = first + tl.arange(0, ROW)
+            x = _exponents(scores_ptr, columns_ptr, first, K, factor, ROW)
+            tl.store(plan_ptr + k, tl.exp2((x - lse).to(tl.float32)), mask=k < K)
+
+
+@triton.jit
+def _sinkhorn_columns_kernel(
+    scores_ptr,  # [B, K]
+    rows_ptr,  # [B] f64, or None
+    anchors_ptr,  # [parts, K] f32, out
+    sums_ptr,  # [parts, K] f64, out
+    B,
+    K,
+    run,  # rows of a part
+    high,
+    low,
+    BLOCK_B: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Σ_b of the powers of a run of rows, by columns, relative to their largest."""
+    part = tl.program_id(1)
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    factor = tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
+    anchor = tl.full([BLOCK_K], NOTHING, tl.float32)
+    total = tl.zeros([BLOCK_K], tl.float64)
+    end = tl.minimum((part + 1) * run, B)
+    for first in range(part * run, end, BLOCK_B):
+        b = first + tl.arange(0, BLOCK_B)
+        inside = (b < end)[:, None] & (k < K)[None, :]
+        place = b.to(tl.int64)[:, None] * K + k[None, :]
+        s = tl.load(scores_ptr + place, mask=inside, other=-float("inf")).to(tl.float64)
+        x = s * factor  # [BB, BK]
+        if rows_ptr is not None:
+            x -= tl.load(rows_ptr + b, mask=b < end, other=0.0)[:, None] * LOG2E
+        raised = tl.maximum(anchor, tl.max(x.to(tl.float32), 0))  # [BK]
+        powers = tl.exp2((x - raised.to(tl.float64)[None, :]).to(tl.float32))
+        total = total * tl.exp2(anchor - raised) + tl.sum(powers, 0)
+        anchor = raised
+    place = part.to(tl.int64) * K + k
+    tl.store(anchors_ptr + place, anchor, mask=k < K)
+    tl.store(sums_ptr + place, total, mask=k < K)
+
+
+@triton.jit
+def _sinkhorn_join_kernel(
+    anchors_ptr,  # [parts, K] f32
+    sums_ptr,  # [parts, K] f64
+    columns_ptr,  # [K] f64, out
+    K,
+    parts,
+    PARTS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The columns' log-sum-exps, of all parts' sums."""
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    part = tl.arange(0, PARTS)
+    inside = (part < parts)[:, None] & (k < K)[None, :]
+    place = part.to(tl.int64)[:, None] * K + k[None, :]
+    anchors = tl.load(anchors_ptr + place, mask=inside, other=NOTHING)  # [PARTS, BK]
+    sums = tl.load(sums_ptr + place, mask=inside, other=0.0)
+    highest = tl.max(anchors, 0)  # [BK]
+    total = tl.sum(sums * tl.exp2(anchors - highest[None, :]), 0)
+    tl.store(columns_ptr + k, (highest.to(tl.float64) + tl.log2(total)) * LN2, mask=k < K)
+
+
+def launch_sinkhorn_fwd(
+    scores: Tensor,  # [B, K]
+    epsilon: float,
+    rows: Tensor | None,  # [B]
+    columns: Tensor | None,  # [K]
+    following: bool,
+    plan: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Potentials of rows and of the columns that follow, float64, and the plan, float32; empty
+    what is not wanted."""
+    with torch.cuda.device_of(scores):
+        scores = scores.contiguous()
+        b, k = scores.shape
+        u = scores.new_empty(0 if columns is None else b, dtype=torch.float64)
+        v = scores.new_empty(k if following else 0, dtype=torch.float64)
+        q = scores.new_empty((b, k) if plan else (0, 0), dtype=torch.float32)
+        factor = math.log2(math.e) / epsilon
+        high = torch.tensor(factor, dtype=torch.float32).item()
+        if columns is not None:
+            _launch(
+                _sinkhorn_rows_kernel,
+                (b,),
+                *(scores, rows, columns, u, q if plan else None, k, high, factor - high),
+                ROW=min(ROW, triton.next_power_of_2(k)),
+                num_warps=4,
+            )
+        if following:
+            _columns(scores, None if columns is None else u, v, high, factor - high)
+    return u, v, q
+
+
+def _columns(scores: Tensor, rows: Tensor | None, out: Tensor, high: float, low: float) -> None:
+    b, k = scores.shape
+    blocks = triton.cdiv(k, TILE_K)
+    # Enough programs for four on each multiprocessor.
+    parts = min(PARTS, triton.cdiv(b, TILE_B), triton.cdiv(4 * _device(scores).processors, blocks))
+    run = triton.cdiv(triton.cdiv(b, parts), TILE_B) * TILE_B
+    parts = triton.cdiv(b, run)
+    anchors = scores.new_empty(parts, k, dtype=torch.float32)
+    sums = out.new_empty(parts, k)
+    _launch(
+        _sinkhorn_columns_kernel,
+        (blocks, parts),
+        *(scores, rows, anchors, sums, b, k, run, high, low),
+        BLOCK_B=TILE_B,
+        BLOCK_K=TILE_K,
+        num_warps=4,
+    )
+    _launch(
+        _sinkhorn_join_kernel,
+        (triton.cdiv(k, TILE_K),),
+        *(anchors, sums, out, k, parts),
+        PARTS=triton.next_power_of_2(parts),
+        BLOCK_K=TILE_K,
+        num_warps=4,
+    )
