@@ -12,6 +12,7 @@ from torch import nn
 from fastssl.errors import UserError
 from fastssl.nn import SmallCNN
 from fastssl.optim import build_optimizer, parameter_groups, scaled_lr, set_lr, warmup_cosine
+from fastssl.training.config import config_from
 
 
 def test_biases_and_norms_are_not_decayed():
@@ -52,6 +53,22 @@ def test_simclrs_rules():
     assert scaled_lr(0.3, 4096, "linear") == pytest.approx(4.8)
     assert scaled_lr(0.075, 4096, "sqrt") == pytest.approx(4.8)
     assert scaled_lr(0.1, 4096, "none") == 0.1
+
+
+@pytest.mark.parametrize(
+    ("preset", "lr", "weight_decay"),
+    [("paper", 4.8, 1e-6), ("imagenet", 4.8, 1e-4), ("v2", 6.4, 1e-4)],
+)
+def test_simclrs_presets_take_its_rules_and_its_lars(preset, lr, weight_decay):
+    config = config_from({"preset": preset}, "here")
+    assert (config.optimizer, config.weight_decay) == ("lars", weight_decay)
+    assert scaled_lr(config.lr, config.batch_size, config.lr_scaling) == pytest.approx(lr)
+
+
+def test_others_keep_the_rate_outside_of_the_velocity():
+    for method, preset in (("moco-v3", "resnet50"), ("nnclr", "imagenet"), ("swav", "imagenet")):
+        config = config_from({"method": method, "preset": preset}, "here")
+        assert config.optimizer == "lars-torch"
 
 
 def test_warm_up_and_cosine():
