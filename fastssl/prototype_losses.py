@@ -64,12 +64,16 @@ def move_center(
     views: Sequence[Tensor],  # of [N, K]
     momentum: float,
     group: Group = None,
+    prototypes: Tensor | None = None,  # [K, D]
 ) -> None:
-    """``center ← m·center + (1 − m)·mean``, in place, the mean over rows of all views and ranks."""
+    """``center ← m·center + (1 − m)·mean``, in place, the mean over rows of all views and ranks;
+    with ``prototypes``, of features [N, D], over what these make of them."""
     ranks = agree(group, False, lambda views: None, views=list(views))
     total = torch.stack([v.sum(dim=0, dtype=torch.float32) for v in views]).sum(dim=0)  # [K]
     rows = total.new_tensor([float(sum(len(v) for v in views))])
     total, rows = ranks.sum(torch.cat([total, rows])).split([len(total), 1])
+    if prototypes is not None:
+        total = prototypes.detach().float() @ total
     center.lerp_((total / rows).to(center.dtype).view_as(center), 1 - momentum)
 
 
@@ -125,13 +129,16 @@ class _Distillation(nn.Module):
         }
 
     @torch.no_grad()
-    def update_center(self, teacher: Sequence[Tensor] | Tensor) -> None:
+    def update_center(
+        self, teacher: Sequence[Tensor] | Tensor, prototypes: Tensor | None = None
+    ) -> None:
         """Move the centre towards the mean of the teacher's rows, over all views and ranks.
 
-        ``center ← m·center + (1 − m)·mean``; ``teacher`` as of ``forward``.
+        ``center ← m·center + (1 − m)·mean``; ``teacher`` as of ``forward``, of features with the
+        teacher's ``prototypes``.
         """
         views = [teacher] if isinstance(teacher, Tensor) and teacher.dim() == 2 else list(teacher)
-        move_center(self.center, views, self.center_momentum, self.group)
+        move_center(self.center, views, self.center_momentum, self.group, prototypes)
 
     def extra_repr(self) -> str:
         return (
@@ -166,14 +173,16 @@ class DINOLoss(_Distillation):
         student: Sequence[Tensor] | Tensor,
         teacher: Sequence[Tensor] | Tensor,
         epoch: float | None = None,
+        prototypes: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The mean loss; logits of S crops and T views, [N, K] each, the teacher's views first.
+        """The mean loss; logits of S crops and T views, [N, K] each, the teacher's views first; or
+        with ``prototypes`` features.
 
         ``epoch``, which may be a fraction, sets the teacher's temperature; None: its final one.
         """
-        loss = dino_loss(student, teacher, **self._options(epoch))
+        loss = dino_loss(student, teacher, prototypes=prototypes, **self._options(epoch))
         if self.assignment == "centering" and loss.requires_grad:
-            self.update_center(teacher)
+            self.update_center(teacher, None if prototypes is None else prototypes[1])
         return loss
 
 

@@ -18,7 +18,7 @@ from fastssl.functional.common import (
     group_rows,
     loss_dtype,
 )
-from fastssl.ops import prototype_cross_entropy
+from fastssl.ops import prototype_cross_entropy, prototype_linear_cross_entropy
 from fastssl.ops.sinkhorn import check as check_sinkhorn
 
 Assignment = Literal["centering", "sinkhorn"]
@@ -90,10 +90,11 @@ def swav_loss(
 
 
 def dino_loss(
-    student: Sequence[Tensor] | Tensor,  # S of [N, K]
-    teacher: Sequence[Tensor] | Tensor,  # T of [N, K]
+    student: Sequence[Tensor] | Tensor,  # S of [N, K], or [N, D]
+    teacher: Sequence[Tensor] | Tensor,  # T of [N, K], or [N, E]
     center: Tensor | None = None,  # [K]
     *,
+    prototypes: tuple[Tensor, Tensor] | None = None,  # [K, D] and [K, E]
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
     assignment: Assignment = "centering",
@@ -111,6 +112,10 @@ def dino_loss(
             T crops are the teacher's views; float32, bfloat16 or float16.
         teacher: logits of T views, as ``student``; they receive no gradient.
         center: shape [K], floating-point, subtracted from the teacher's logits; None: zero.
+        prototypes: the last layers' weights, the student's [K, D] and the teacher's [K, E], of the
+            features' dtype: student and teacher are then features, [N, D] and [N, E], and logits
+            are made for a few samples at a time and not kept. The student's weights receive a
+            gradient. Such a loss can be gone backward once.
         student_temperature: positive float.
         teacher_temperature: positive float, of Sinkhorn too.
         assignment: "centering", or "sinkhorn" (DINOv2's; without a center).
@@ -137,22 +142,30 @@ def dino_loss(
         student=views_of(student),
         teacher=views_of(teacher),
         center=center,
+        prototypes=prototypes,
         student_temperature=student_temperature,
         teacher_temperature=teacher_temperature,
         assignment=assignment,
         iterations=iterations,
     )
+    crops, views = len(student), len(teacher)
+    pairs = crops * views - min(crops, views)
+    own = [t if t < crops else -1 for t in range(views)]
+    temperatures = student_temperature, teacher_temperature
     if assignment == "sinkhorn":
-        scores = teacher.flatten(0, 1) if isinstance(teacher, Tensor) else torch.cat(list(teacher))
+        rows = _stacked(teacher).flatten(0, 1)
+        scores = rows if prototypes is None else rows.detach() @ prototypes[1].detach().T
         potentials = column_potentials(scores, teacher_temperature, iterations, ranks)  # [K]
         center = teacher_temperature * potentials
-    crops, views = len(student), len(teacher)
-    own = [t if t < crops else -1 for t in range(views)]
-    rows = prototype_cross_entropy(
-        student, teacher, center, own, student_temperature, teacher_temperature
-    )
-    pairs = crops * views - min(crops, views)
-    return ranks.mean(rows / pairs).to(loss_dtype(student[0]))
+    if prototypes is None:
+        loss = ranks.mean(prototype_cross_entropy(student, teacher, center, own, *temperatures))
+    else:
+        sides = _stacked(student), prototypes[0], _stacked(teacher), prototypes[1]
+        total = prototype_linear_cross_entropy(*sides, center, own, *temperatures)
+        samples = total.new_tensor(float(len(student[0])))
+        total, samples = ranks.sum(torch.stack([total, samples])).unbind()
+        loss = total / samples
+    return (loss / pairs).to(loss_dtype(student[0]))
 
 
 def ibot_patch_loss(
@@ -229,6 +242,11 @@ def ibot_patch_loss(
     return loss.to(loss_dtype(student))
 
 
+def _stacked(views: Sequence[Tensor] | Tensor) -> Tensor:
+    """[V, N, K], without a copy where it is one tensor."""
+    return views if isinstance(views, Tensor) else torch.stack(list(views))
+
+
 def views_of(logits: Sequence[Tensor] | Tensor) -> list[Tensor]:
     """The tensors [N, K] of a sequence, or of one tensor [V, N, K]."""
     return list(logits)
@@ -268,17 +286,37 @@ def _check_dino(
     student: list[Tensor],
     teacher: list[Tensor],
     center: Tensor | None,
+    prototypes: tuple[Tensor, Tensor] | None,
     student_temperature: float,
     teacher_temperature: float,
     assignment: Assignment,
     iterations: int,
 ) -> None:
     _check_views("student", student, "student", student)
-    _check_views("teacher", teacher, "student", student)
+    like = student[0]
+    if prototypes is None:
+        _check_views("teacher", teacher, "student", student)
+    else:
+        _check_views("teacher", teacher, "teacher", teacher)
+        check_companion("teacher[0]", teacher[0], "student[0]", like)
+        _check_prototypes(prototypes, like, teacher[0])
+        like = prototypes[0].detach()[:, 0].expand(1, -1)  # as logits are
     if len(student) == len(teacher) == 1:
         raise ValueError("student and teacher must hold two views between them: none meets itself")
     _check_number("student_temperature", student_temperature)
-    _check_teacher(student[0], center, assignment, teacher_temperature, iterations)
+    _check_teacher(like, center, assignment, teacher_temperature, iterations)
+
+
+def _check_prototypes(prototypes: tuple[Tensor, Tensor], student: Tensor, teacher: Tensor) -> None:
+    if len(student) != len(teacher):
+        raise ValueError(f"teacher[0] must have the {len(student)} rows of student[0]")
+    if not isinstance(prototypes, (tuple, list)) or len(prototypes) != 2:
+        raise TypeError("prototypes must be two tensors, the student's [K, D] and the teacher's")
+    for i, (weight, features) in enumerate(zip(prototypes, (student, teacher), strict=True)):
+        check_companion(f"prototypes[{i}]", weight, "student[0]", student)
+        shape = [prototypes[0].shape[0], features.shape[1]]
+        if list(weight.shape) != shape or 0 in shape:
+            raise ValueError(f"prototypes[{i}] must have shape {shape}, not {list(weight.shape)}")
 
 
 def _check_ibot(

@@ -4,6 +4,7 @@ from fastssl.ops.augment import Packed, augment
 from fastssl.ops.ema_update import ema_update_
 from fastssl.ops.lars_step import lars_step
 from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
+from fastssl.ops.prototype_linear import prototype_linear_cross_entropy
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
 from fastssl.ops.similarity_softplus import similarity_softplus
 from fastssl.ops.similarity_topk import similarity_topk
@@ -15,6 +16,7 @@ __all__ = [
     "ema_update_",
     "lars_step",
     "prototype_cross_entropy",
+    "prototype_linear_cross_entropy",
     "similarity_lse",
     "similarity_lse_both",
     "similarity_softplus",

@@ -100,6 +100,14 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         return *[None] * (6 + ctx.count), *gradients
 
 
+def raw_pair(backend, dtype):
+    """What computes the raw forward and backward of tensors that ``backend`` serves."""
+    if backend == "reference" or dtype == torch.float64:
+        return _reference_fwd, _reference_bwd
+    names = "prototype_cross_entropy_fwd", "prototype_cross_entropy_bwd"
+    return tuple(backends.raw(name, backend) for name in names)
+
+
 def _crops(inputs):
     return list(inputs[0].unbind()) if inputs[0].dim() == 3 else list(inputs)
 

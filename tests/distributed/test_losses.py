@@ -137,6 +137,8 @@ LOSSES = {
         dino_loss([a, b, c], [a, b], QUEUE[0], **over),
     "dino, sinkhorn": lambda a, b, c, t, bias, batch, ring=False, **over:
         dino_loss([a, b, c], [a, b], assignment="sinkhorn", **over),
+    "dino, features": lambda a, b, c, t, bias, batch, ring=False, **over:
+        dino_loss([a, b, c], [a, b], prototypes=(QUEUE, QUEUE), **over),
     "ibot": lambda a, b, c, t, bias, batch, ring=False, **over:
         ibot_patch_loss(a, b, QUEUE[0], images=batch.number // 2, **over),
     "ibot, counted": lambda a, b, c, t, bias, batch, ring=False, **over:
