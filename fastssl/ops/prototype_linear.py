@@ -45,42 +45,28 @@ def prototype_linear_cross_entropy(
 
 class _PrototypeLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *inputs):
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            return _PrototypeLinear._forward(ctx, *inputs)
-
-    @staticmethod
-    def _forward(ctx, student, student_prototypes, teacher, teacher_prototypes, center, options,
-                 learning, backend):  # fmt: skip
-        forward, backward = raw_pair(backend, student.dtype)
-        crops, samples, _ = student.shape
+    def forward(ctx, student, student_prototypes, teacher, teacher_prototypes, center, options,
+                learning, backend):  # fmt: skip
+        weights = student_prototypes, teacher_prototypes
+        raw = raw_pair(backend, student.dtype)
         d_student = torch.empty_like(student, memory_format=torch.contiguous_format)
         d_prototypes = None
         if learning and ctx.needs_input_grad[1]:
             wide = torch.promote_types(student.dtype, torch.float32)  # parts add up in float32
             d_prototypes = torch.zeros_like(student_prototypes, dtype=wide)
         total = 0.0
-        logits = (crops + len(teacher)) * len(student_prototypes)
+        logits = (len(student) + len(teacher)) * len(student_prototypes)
         step = max(1, BLOCK.get(student.device.type, BLOCK["cuda"]) // logits)
-        for first in range(0, samples, step):
-            some = slice(first, first + step)
-            features = student[:, some].flatten(0, 1)  # [S·n, D]
-            crop_logits = (features @ student_prototypes.T).chunk(crops)
-            views = teacher[:, some].flatten(0, 1) @ teacher_prototypes.T
-            view_logits = views.chunk(len(teacher))
-            loss, stats = forward(crop_logits, view_logits, center, *options)
-            total = total + loss.sum()
-            if learning:
-                ones = torch.ones_like(loss)
-                d_logits = backward(ones, stats, crop_logits, view_logits, center, *options)
-                d_logits = d_logits.flatten(0, 1)  # [S·n, K]
-                d_student[:, some] = (d_logits @ student_prototypes).unflatten(0, (crops, -1))
-                if d_prototypes is not None:
-                    products = d_logits.T, features
-                    if d_prototypes.dtype == student.dtype:
-                        d_prototypes.addmm_(*products)
-                    else:
-                        d_prototypes += products[0] @ products[1]
+        with torch.autocast(student.device.type, enabled=False):
+            for first in range(0, student.shape[1], step):
+                some = slice(first, first + step)
+                loss, d_features = _block(
+                    raw, student[:, some], teacher[:, some], weights, center, options, learning,
+                    d_prototypes,
+                )  # fmt: skip
+                total = total + loss
+                if learning:
+                    d_student[:, some] = d_features
         ctx.gradients = (d_student, d_prototypes) if learning else None
         ctx.dtype = student_prototypes.dtype
         return total
@@ -98,3 +84,23 @@ class _PrototypeLinear(torch.autograd.Function):
         if d_prototypes is not None:
             d_prototypes = d_prototypes.mul_(d_total).to(ctx.dtype)
         return d_student, d_prototypes, *[None] * 6
+
+
+def _block(raw, student, teacher, weights, center, options, learning, d_prototypes):
+    """The loss of n samples and the gradient of their features [S, n, D]; that of the student's
+    prototypes is added to ``d_prototypes``."""
+    forward, backward = raw
+    crops = len(student)
+    features = student.flatten(0, 1)  # [S·n, D]
+    logits = (features @ weights[0].T).chunk(crops)
+    views = (teacher.flatten(0, 1) @ weights[1].T).chunk(len(teacher))
+    loss, stats = forward(logits, views, center, *options)
+    if not learning:
+        return loss.sum(), None
+    d_logits = backward(torch.ones_like(loss), stats, logits, views, center, *options).flatten(0, 1)
+    del logits, views  # their memory, before more is asked for
+    if d_prototypes is not None and d_prototypes.dtype == features.dtype:
+        d_prototypes.addmm_(d_logits.T, features)  # without a product of its own size
+    elif d_prototypes is not None:
+        d_prototypes += d_logits.T @ features
+    return loss.sum(), (d_logits @ weights[0]).unflatten(0, (crops, -1))
