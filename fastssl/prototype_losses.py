@@ -211,15 +211,21 @@ class IBOTPatchLoss(_Distillation):
 
 
 class KoLeoLoss(nn.Module):
-    """Spread of features: ``KoLeoLoss()(features)``; see :func:`fastssl.functional.koleo_loss`."""
+    """Spread of features: ``KoLeoLoss()(features)``.
 
-    def __init__(self, eps: float = 1e-8) -> None:
+    See :func:`fastssl.functional.koleo_loss` for the formula, shapes, dtypes and errors.
+
+    Args:
+        eps, group: as of the function.
+    """
+
+    def __init__(self, eps: float = 1e-8, *, group: Group = None) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.group = eps, group
 
     def forward(self, features: Tensor) -> Tensor:
         """The mean loss of features [N, D], not normalised."""
-        return koleo_loss(features, self.eps)
+        return koleo_loss(features, self.eps, group=self.group)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}"

@@ -89,6 +89,10 @@ class Local:
         """The rows of all ranks, in their order; no gradient flows back."""
         return x.detach()
 
+    def columns(self, x: Tensor) -> Tensor:
+        """This rank's rows and behind them those of the others, with their gradients."""
+        return x
+
     def own(self, rows: Tensor) -> Tensor:
         """This rank's among the rows of all ranks."""
         return rows
@@ -151,6 +155,12 @@ class Ranks(Local):
     def gather(self, x: Tensor) -> Tensor:
         """The rows of all ranks, in their order; no gradient flows back."""
         return torch.cat(gather(x, self._sizes(x), self.group))
+
+    @uncompiled
+    def columns(self, x: Tensor) -> Tensor:
+        """This rank's rows and behind them those of the others, with their gradients."""
+        [(others, _)] = Blocks(self.group, self._sizes(x)).gather(x)
+        return torch.cat([x, others])
 
     def own(self, rows: Tensor) -> Tensor:
         """This rank's among the rows of all ranks."""

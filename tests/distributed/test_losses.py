@@ -21,6 +21,7 @@ from fastssl.functional import (
     dino_loss,
     ibot_patch_loss,
     info_nce,
+    koleo_loss,
     multi_view_nt_xent,
     nnclr,
     nt_xent,
@@ -145,6 +146,7 @@ LOSSES = {
         ibot_patch_loss(a, b, images=batch.number // 2, num_images=len(a), **over),
     "ibot, sinkhorn": lambda a, b, c, t, bias, batch, ring=False, **over:
         ibot_patch_loss(a, b, assignment="sinkhorn", **over),
+    "koleo": lambda a, b, c, t, bias, batch, ring=False, **over: koleo_loss(a, **over),
     "byol": lambda a, b, c, t, bias, batch, ring=False, **over: byol_loss(a, b, c, b, **over),
     "simsiam": lambda a, b, c, t, bias, batch, ring=False, **over:
         simsiam_loss(a, b, c, b, reduction="sum", **over),
