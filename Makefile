@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Nothing is compiled to bytecode that no import asks for: half a minute of torch, SymPy and SciPy.
+PIP := $(BIN)/pip install -q --disable-pip-version-check --no-compile
 BUILD_INPUTS := pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: install train test bench gpu lint clean
@@ -12,11 +14,11 @@ install: $(STAMP)
 # torch first and alone: asked for through another package it can come in another, larger build.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0 setuptools wheel ninja pybind11
+	$(PIP) torch==2.13.0 setuptools wheel ninja pybind11
 	@touch $@
 
 $(STAMP): $(VENV)/.torch $(BUILD_INPUTS)
-	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[train,test,bench,lint,triton]'
+	$(PIP) --no-build-isolation -e '.[train,test,bench,lint,triton]'
 	@touch $@
 
 train: install
