@@ -52,28 +52,33 @@ def train(name, rank, size, chunk, ring=False, steps=4):
     return losses, method
 
 
-def cases(alone) -> None:
+def cases(alone, chunk, ring) -> None:
     rank, size = dist.get_rank(), dist.get_world_size()
     for name in METHODS:
-        for chunk, ring in ((None, False), (8, True)):
-            losses, method = train(name, rank, size, chunk, ring)
-            if name in EXACT:
-                expected, weights = alone[name]
-                assert losses == pytest.approx(expected, rel=1e-5), name
-                for key, value in method.named_parameters():
-                    difference = (value - weights[key]).norm() / weights[key].norm()
-                    assert difference < 1e-5, (name, key)
-            for key, value in method.state_dict().items():
-                if "running_" not in key:  # batch statistics are each rank's own
-                    theirs = value.clone(memory_format=torch.contiguous_format)
-                    dist.broadcast(theirs, 0)
-                    assert torch.equal(value, theirs), (name, key)
+        losses, method = train(name, rank, size, chunk, ring)
+        if name in EXACT:
+            expected, weights = alone[name]
+            assert losses == pytest.approx(expected, rel=1e-5), name
+            for key, value in method.named_parameters():
+                difference = (value - weights[key]).norm() / weights[key].norm()
+                assert difference < 1e-5, (name, key)
+        for key, value in method.state_dict().items():
+            if "running_" not in key:  # batch statistics are each rank's own
+                theirs = value.clone(memory_format=torch.contiguous_format)
+                dist.broadcast(theirs, 0)
+                assert torch.equal(value, theirs), (name, key)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_ranks_train_as_one(size):
-    alone = {}
-    for name in EXACT:
-        losses, method = train(name, 0, 1, None)
-        alone[name] = losses, {key: value.detach() for key, value in method.named_parameters()}
-    launch(cases, size, alone, seconds=110)
+@pytest.fixture(scope="module")
+def alone():
+    """Losses and parameters of one process with the whole batch, by method."""
+    trained = {name: train(name, 0, 1, None) for name in EXACT}
+    return {
+        name: (losses, {key: value.detach() for key, value in method.named_parameters()})
+        for name, (losses, method) in trained.items()
+    }
+
+
+@pytest.mark.parametrize(("size", "chunk", "ring"), [(2, None, False), (3, 8, True)])
+def test_ranks_train_as_one(alone, size, chunk, ring):
+    launch(cases, size, alone, chunk, ring, seconds=110)
