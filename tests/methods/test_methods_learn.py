@@ -27,6 +27,7 @@ def accuracy(encoder, data, recipe):
 
 
 EPOCHS = {"swav": 25, "dino": 25, "deepcluster": 15}  # their steps take more time
+EPOCHS |= dict.fromkeys(("simclr", "supcon", "end-to-end"), 20)  # and these learn sooner
 
 
 @pytest.mark.slow
