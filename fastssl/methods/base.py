@@ -31,6 +31,7 @@ class Method(nn.Module):
     views: ClassVar[int] = 2  # of each image
     more_views: ClassVar[bool] = False  # takes further views, which may be of other sizes
     in_loss: ClassVar[tuple[str, ...]] = ()  # modules that learn by the loss, not in embed
+    constant_lr: ClassVar[tuple[str, ...]] = ()  # modules whose learning rate stays at its peak
     needs: ClassVar[tuple[str, ...]] = ()
     group: Group = None  # the ranks that share a batch; True: all
     ring: bool = False  # their embeddings go around a ring, for less memory than gathering them

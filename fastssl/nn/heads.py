@@ -8,7 +8,11 @@ from torch import nn
 
 from fastssl.errors import UserError, choose
 
-HEADS = {"v1": 2, "v2": 3, "linear": 1, "mlp": 2, "mlp-bn": 2, "dino": 3}  # layers
+HEADS = {  # layers
+    **{"v1": 2, "v2": 3, "linear": 1, "mlp": 2, "mlp-bn": 2, "dino": 3},
+    **{"expander": 3, "simsiam": 3},
+}
+NORMED = ("v1", "v2", "mlp-bn", "expander", "simsiam")
 
 
 def projection_head(
@@ -20,9 +24,11 @@ def projection_head(
         version: SimCLR's, with batch norm after each layer: "v1", two layers (Chen et al. 2020,
             https://arxiv.org/abs/2002.05709), or "v2", three, of which the first is kept for
             fine-tuning (https://arxiv.org/abs/2006.10029). "mlp-bn", two layers with batch norm
-            between them, as in BYOL and SwAV. Without: "linear", one layer, as in MoCo v1 and
-            NPID; "mlp", two, as in MoCo v2 and SupCon; "dino", three (Caron et al. 2021,
-            https://arxiv.org/abs/2104.14294), whose output prototypes are to follow.
+            between them, as in BYOL and SwAV; "expander", three, as in Barlow Twins and VICReg;
+            "simsiam", three, and one more, without scale or shift, at the end. Without: "linear",
+            one layer, as in MoCo v1 and NPID; "mlp", two, as in MoCo v2 and SupCon; "dino", three
+            (Caron et al. 2021, https://arxiv.org/abs/2104.14294), whose output prototypes are to
+            follow.
         in_features: F, the width of the encoder's output.
         hidden: width of the layers before the last.
         out_features: D.
@@ -38,7 +44,7 @@ def projection_head(
         raise choose("head", version, list(HEADS))
     widths = [in_features] + [hidden] * (HEADS[version] - 1) + [out_features]
     layers: list[nn.Module] = []
-    simclr, normed = version in ("v1", "v2"), version in ("v1", "v2", "mlp-bn")
+    simclr, normed = version in ("v1", "v2"), version in NORMED
     for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out, bias=not simclr)]
         layers += [nn.BatchNorm1d(width_out)] if normed else []
@@ -46,6 +52,8 @@ def projection_head(
     layers = layers[: -2 if normed else -1]
     if simclr:
         layers += [ScaleNorm(out_features)]
+    if version == "simsiam":
+        layers += [nn.BatchNorm1d(out_features, affine=False)]
     if version == "dino":
         for layer in layers:
             if isinstance(layer, nn.Linear):

@@ -29,6 +29,7 @@ def build_optimizer(
     lr: float,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
+    constant_lr: Iterable[str] = (),
 ) -> Optimizer:
     """An optimiser of the module's parameters.
 
@@ -39,17 +40,23 @@ def build_optimizer(
         lr: the peak learning rate.
         momentum: of SGD and LARS; of AdamW, β₁.
         weight_decay: of SGD and LARS added to the gradient, of AdamW decoupled.
+        constant_lr: as of :func:`parameter_groups`.
 
     Raises:
         UserError: there is no such optimiser.
     """
     if name not in OPTIMIZERS:
         raise choose("optimizer", name, list(OPTIMIZERS))
-    return OPTIMIZERS[name](parameter_groups(module, weight_decay), lr, momentum)
+    groups = parameter_groups(module, weight_decay, constant_lr=constant_lr)
+    return OPTIMIZERS[name](groups, lr, momentum)
 
 
 def parameter_groups(
-    module: nn.Module, weight_decay: float, *, exclude: Iterable[str] | None = None
+    module: nn.Module,
+    weight_decay: float,
+    *,
+    exclude: Iterable[str] | None = None,
+    constant_lr: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Two groups for an optimiser: matrices and filters, decayed; biases and norms, not.
 
@@ -58,6 +65,8 @@ def parameter_groups(
         weight_decay: of the first group; the second's is 0.
         exclude: regular expressions: parameters whose names contain one go to the second group and
             no others. None: what has one dimension or none, is called ``bias``, or is of a norm.
+        constant_lr: names of submodules whose parameters make two more such groups, marked
+            ``constant_lr``: :func:`set_lr` keeps them at the peak rate.
 
     Returns:
         Each group's ``params``, ``param_names``, ``weight_decay`` and ``adapt``, which is for LARS:
@@ -72,13 +81,16 @@ def parameter_groups(
         return parameter.dim() <= 1 or leaf == "bias" or of_norm
 
     patterns = list(exclude or ())
-    groups: list[dict[str, Any]] = [
-        {"params": [], "param_names": [], "weight_decay": weight_decay, "adapt": True},
-        {"params": [], "param_names": [], "weight_decay": 0.0, "adapt": False},
-    ]
+    constant = tuple(f"{submodule}." for submodule in constant_lr)
+    groups: list[dict[str, Any]] = []
+    for marks in ({}, {"constant_lr": True})[: 1 + bool(constant)]:
+        groups += [
+            {"params": [], "param_names": [], "weight_decay": weight_decay, "adapt": True, **marks},
+            {"params": [], "param_names": [], "weight_decay": 0.0, "adapt": False, **marks},
+        ]
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            group = groups[excluded(name, parameter)]
+            group = groups[excluded(name, parameter) + 2 * name.startswith(constant)]
             group["params"].append(parameter)
             group["param_names"].append(name)
     return [group for group in groups if group["params"]]

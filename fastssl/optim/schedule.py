@@ -50,10 +50,17 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int = 0) -> float:
     return (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate; where it is a tensor, in that tensor."""
+def set_lr(optimizer: Optimizer, lr: float, constant: float | None = None) -> None:
+    """Give every parameter group this learning rate; where it is a tensor, in that tensor.
+
+    Args:
+        optimizer: whose groups.
+        lr: the rate of the moment.
+        constant: the rate of groups that are marked ``constant_lr``; None: lr as well.
+    """
     for group in optimizer.param_groups:
+        rate = constant if constant is not None and group.get("constant_lr") else lr
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = lr
+            group["lr"] = rate

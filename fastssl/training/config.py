@@ -24,6 +24,10 @@ MethodName = Literal[
     "swav",
     "dino",
     "deepcluster",
+    "byol",
+    "simsiam",
+    "barlow-twins",
+    "vicreg",
 ]
 # Settings that only some methods take: arguments of their classes, under the same names.
 PARTICULAR = (
@@ -42,6 +46,10 @@ PARTICULAR = (
     "warmup_teacher_temperature",
     "teacher_warmup_epochs",
     "clusterings",
+    "lambd",
+    "invariance",
+    "variance",
+    "covariance",
 )
 
 
@@ -58,7 +66,8 @@ class TrainConfig(BaseModel):
     """settings by name: what learns digits, or what the method's authors did. simclr: paper |
     imagenet | v2 | cifar10; moco: v1 | v2 | simclr-v2 | cifar10; moco-v3: resnet50 | vit-small;
     npid, nnclr, end-to-end: imagenet; supcon: cifar10; swav: imagenet | imagenet-256; dino:
-    vit-small | resnet50; deepcluster: imagenet. What is given beside it counts more"""
+    vit-small | resnet50; byol: imagenet-300 | imagenet-1000; deepcluster, simsiam, barlow-twins,
+    vicreg: imagenet. What is given beside it counts more"""
     data: str = "digits"
     """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
@@ -72,8 +81,8 @@ class TrainConfig(BaseModel):
     """small-resnet | small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar |
     timm:NAME | torchvision:NAME"""
     head: str = "v1"
-    """projection head: v1 | v2, SimCLR's of 2 or 3 layers with batch norm; mlp-bn, of 2 with one
-    between them; linear | mlp | dino, of 1, 2 or 3 without"""
+    """projection head: v1 | v2, SimCLR's of 2 or 3 layers with batch norm; simsiam, of 3 with it;
+    mlp-bn | expander, of 2 or 3 with it between them; linear | mlp | dino, of 1, 2 or 3 without"""
     head_hidden: int = Field(256, gt=0)
     """width inside the head; 2048 in SimCLR, on ImageNet"""
     head_out: int = Field(64, gt=0)
@@ -84,12 +93,12 @@ class TrainConfig(BaseModel):
     queue_size: int | None = Field(None, gt=0)
     """moco, nnclr, swav: embeddings kept of earlier batches"""
     key_momentum: float | None = Field(None, ge=0, le=1)
-    """moco, moco-v3, dino: how much of the key encoder (the teacher) stays in a step; but for moco
-    at first, growing to 1"""
+    """moco, moco-v3, dino, byol: how much of the key encoder (the teacher, the target) stays in a
+    step; but for moco at first, growing to 1"""
     bn_splits: int | None = Field(None, gt=0)
     """moco: groups of a batch (or chunk) that batch norm treats apart, as on so many devices"""
     predictor_hidden: int | None = Field(None, gt=0)
-    """moco-v3, nnclr: width inside the predictor"""
+    """moco-v3, nnclr, byol, simsiam: width inside the predictor"""
     freeze_patch_embedding: bool | None = None
     """moco-v3: do not train a ViT's first layer"""
     negatives: int | None = Field(None, gt=0)
@@ -112,6 +121,14 @@ class TrainConfig(BaseModel):
     """dino: epochs of its way from the first to the other"""
     clusterings: int | None = Field(None, gt=0)
     """deepcluster: how many times the images are clustered for an epoch"""
+    lambd: float | None = Field(None, ge=0)
+    """barlow-twins: weight of the correlations between features"""
+    invariance: float | None = Field(None, ge=0)
+    """vicreg: weight of the distance of views"""
+    variance: float | None = Field(None, ge=0)
+    """vicreg: weight of the features' deviations"""
+    covariance: float | None = Field(None, ge=0)
+    """vicreg: weight of the features' covariances"""
 
     epochs: int = Field(400, gt=0)
     """passes over the training images"""

@@ -2,7 +2,8 @@
 
 A preset names some of TrainConfig's settings; the others keep their defaults. Views are those of
 this package's recipes, the learning rate falls by a cosine to 0, also where authors had it fall in
-steps, and the weight decay stays, which DINO's authors let grow for ViTs.
+steps, and the weight decay stays, which DINO's authors let grow for ViTs. Barlow Twins' give biases
+and norms a smaller rate than weights; here they have the same. Biases and norms are never decayed.
 """
 
 from __future__ import annotations
@@ -75,6 +76,28 @@ DINO = _joined(
     prototypes=65_536,
     key_momentum=0.996,
     freeze_epochs=1,
+)
+BYOL = _joined(
+    IMAGENET,
+    LARS_TORCH,
+    views="byol",
+    batch_size=4096,
+    head="mlp-bn",
+    head_hidden=4096,
+    head_out=256,
+    predictor_hidden=4096,
+)
+REDUNDANCY = _joined(
+    IMAGENET,
+    LARS_TORCH,
+    views="byol",
+    lr=0.2,
+    weight_decay=1e-6,
+    batch_size=2048,
+    epochs=1000,
+    head="expander",
+    head_hidden=8192,
+    head_out=8192,
 )
 
 PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
@@ -204,6 +227,36 @@ PRESETS: dict[str, dict[str, Settings]] = {  # method: preset: settings
     "deepcluster": {
         "digits": {"head": "mlp-bn", "prototypes": 64, "clusterings": 3},
         "imagenet": _joined(CLUSTERS, clusterings=3),
+    },
+    "byol": {
+        "digits": {"predictor_hidden": 256, "key_momentum": 0.9},
+        "imagenet-300": _joined(BYOL, lr=0.3, weight_decay=1e-6, epochs=300, key_momentum=0.99),
+        "imagenet-1000": _joined(
+            BYOL, lr=0.2, weight_decay=1.5e-6, epochs=1000, key_momentum=0.996
+        ),
+    },
+    "simsiam": {
+        "digits": {"predictor_hidden": 64},
+        "imagenet": _joined(
+            IMAGENET,
+            SGD,
+            lr=0.05,
+            lr_scaling="linear",
+            batch_size=512,
+            epochs=100,
+            head="simsiam",
+            head_hidden=2048,
+            head_out=2048,
+            predictor_hidden=512,
+        ),
+    },
+    "barlow-twins": {
+        "digits": {"head": "expander", "head_out": 128, "lambd": 0.02},
+        "imagenet": _joined(REDUNDANCY, lambd=0.0051),
+    },
+    "vicreg": {
+        "digits": {"head": "expander", "head_out": 256},
+        "imagenet": _joined(REDUNDANCY, invariance=25, variance=25, covariance=1),
     },
     "end-to-end": {
         "digits": {},

@@ -99,6 +99,7 @@ class Trainer:
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            constant_lr=method.constant_lr,
         )
         self.peak_lr = scaled_lr(config.lr, config.batch_size, config.lr_scaling)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.autocast == "fp16")
@@ -171,7 +172,7 @@ class Trainer:
         ]
         warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
         lr = self.peak_lr * warmup_cosine(self.step, self.total_steps, warmup_steps)
-        set_lr(self.optimizer, lr)
+        set_lr(self.optimizer, lr, constant=self.peak_lr)
         torch.manual_seed(mix(config.seed, NOISE, self.step, self.ranks.rank))  # for dropout
 
         self.method.before_step(self.step / self.total_steps, self.step / self.steps_per_epoch)

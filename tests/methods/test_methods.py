@@ -23,8 +23,10 @@ OPTIONS = {
     "swav": {"dim": DIM, "prototypes": 6, "queue_size": 20, "queue_epoch": 0, "freeze_epochs": 0},
     "dino": {"dim": DIM, "prototypes": 20, "key_momentum": 0.9, "freeze_epochs": 0},
     "deepcluster": {"dim": DIM, "prototypes": 5, "num_samples": SAMPLES, "clusterings": 2},
+    "byol": {"dim": DIM, "predictor_hidden": 16, "key_momentum": 0.9},
+    "simsiam": {"dim": DIM, "predictor_hidden": 4},
 }
-TEACHERS = ("key_encoder", "teacher")
+TEACHERS = ("key_encoder", "teacher", "target_encoder")
 MEMORIES = ("queue", "bank", "criterion", "centroids", "labels")
 EVERY = pytest.mark.parametrize("name", METHODS)
 

@@ -19,6 +19,7 @@ from tests.distributed.launch import launch
 
 # Those without random draws and, with these parts, without batch statistics.
 EXACT = ("simclr", "moco", "supcon", "end-to-end", "swav", "dino", "deepcluster")
+EXACT += ("barlow-twins", "vicreg")
 # A queue of whole batches: which of a batch leave it first depends on the order of the ranks.
 OWN = {"queue_size": 120, "predictor_hidden": 32, "negatives": 50, "prototypes": 30}
 OWN |= {"queue_epoch": 1}

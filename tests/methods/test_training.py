@@ -24,7 +24,7 @@ EVERY = pytest.mark.parametrize("name", METHODS)
 SMALL = {"batch_size": 96, "chunk_size": 40, "epochs": 3, "head_hidden": 32, "head_out": 16}
 OWN = {"queue_size": 150, "predictor_hidden": 32, "negatives": 50, "prototypes": 30}
 OWN |= {"queue_epoch": 1}
-TEACHERS = ("key_encoder", "teacher")
+TEACHERS = ("key_encoder", "teacher", "target_encoder")
 MEMORIES = ("queue", "bank", "criterion", "centroids", "labels")
 
 
@@ -232,6 +232,11 @@ OFFICIAL = {  # what the papers and their code say
     ("deepcluster", "imagenet"): dict(prototypes=3000, clusterings=3, views="swav", lr=4.8),
     ("simclr", "v2"): dict(head="v2", temperature=0.1, batch_size=4096, lr=0.1, epochs=800),
     ("moco", "simclr-v2"): dict(head="v2", queue_size=65_536, key_momentum=0.999, lr=0.1),
+    ("byol", "imagenet-300"): dict(lr=0.3, key_momentum=0.99, weight_decay=1e-6, views="byol"),
+    ("byol", "imagenet-1000"): dict(lr=0.2, key_momentum=0.996, weight_decay=1.5e-6, head_out=256),
+    ("simsiam", "imagenet"): dict(lr=0.05, batch_size=512, head_out=2048, predictor_hidden=512),
+    ("barlow-twins", "imagenet"): dict(lr=0.2, lambd=0.0051, head_out=8192, batch_size=2048),
+    ("vicreg", "imagenet"): dict(lr=0.2, invariance=25, variance=25, covariance=1, head_out=8192),
     ("simclr", "imagenet"): dict(temperature=0.1, batch_size=4096, lr=0.075, lr_scaling="sqrt"),
 }
 
