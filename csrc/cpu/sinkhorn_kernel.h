@@ -8,6 +8,7 @@ constexpr int64_t kSinkhornRows = 64;
 constexpr int64_t kSinkhornPanel = 512;
 constexpr int64_t kStreamed = 1 << 22;  // entries of a plan that no cache would keep
 constexpr int kTogether = FASTSSL_WIDTH == 16 ? 4 : 2;  // rows that share loads of v and of sums
+constexpr int kStacked = 2 * kTogether;  // … and of anchors
 
 // Whether a product and a sum are rounded once; elsewhere differences are taken in double.
 #if FASTSSL_WIDTH > 4 || defined(__aarch64__)
@@ -70,7 +71,11 @@ constexpr float kPower[] = {1.327647196092721e-3f, 9.675541502653318e-3f, 5.5507
 FASTSSL_INLINE vf exp2_or_zero(vf t) {
   using E = Exp2<float>;
   constexpr float magic = E::magic + 127;  // the biased exponent
-  t = vmax(splat(kUnderflow), t);          // a NaN comes second
+#if defined(__x86_64__) && FASTSSL_WIDTH == 16
+  t = __builtin_ia32_maxps512_mask(splat(kUnderflow), t, t, -1, 4);
+#else
+  t = vmax(splat(kUnderflow), t);  // a NaN comes second
+#endif
   const vf shifted = t + magic;
   const vf f = t - (shifted - magic);
   vf p = splat(kPower[0]);
@@ -260,8 +265,8 @@ class SinkhornWorker {
     float* sums = sums_;
     for (int64_t k = first; k < end; k += W) store(sums + k, vf{});
     int64_t i = 0;
-    for (; i + kTogether <= count; i += kTogether)
-      rows_of_columns<kShifted, kTogether>(b + i, first, end, anchors, totals);
+    for (; i + kStacked <= count; i += kStacked)
+      rows_of_columns<kShifted, kStacked>(b + i, first, end, anchors, totals);
     for (; i < count; ++i) rows_of_columns<kShifted, 1>(b + i, first, end, anchors, totals);
     for (int64_t k = first; k < end; k += W)
       store_doubles(totals + k, load_doubles(totals + k) + widened(load(sums + k)));
@@ -278,7 +283,7 @@ class SinkhornWorker {
     const auto vector = [&](int64_t k, auto read) __attribute__((always_inline)) {
       vf s[N], largest = splat(kNothing), anchor = load(anchors + k), sum = load(sums + k);
       vd x[kShifted ? N : 1];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
         s[n] = read(scores + n * columns + k);
         if constexpr (kShifted) x[n] = widened(s[n]) * factor - u[n];
@@ -293,7 +298,7 @@ class SinkhornWorker {
         store(anchors + k, raised);
         anchor = raised;
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
         if constexpr (kShifted)
           sum += exp2_or_zero(narrowed(x[n] - widened(anchor)));

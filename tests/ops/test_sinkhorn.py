@@ -88,7 +88,7 @@ def test_forbidden_pairs(backend):
     with fastssl.use_backend(backend):
         plan = sinkhorn(x)
         assert not plan[forbidden].any()
-        assert plan[0, 3] == 1
+        assert abs(plan[0, 3] - 1) <= 2**-23  # a number times its reciprocal
         assert sinkhorn_columns(x)[7] == 0
 
 
