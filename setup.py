@@ -12,6 +12,7 @@ from setuptools import setup
 
 CPP_SOURCES = [
     "csrc/cpu/augment.cpp",
+    "csrc/cpu/augment_parameters.cpp",
     "csrc/cpu/ema_update.cpp",
     "csrc/cpu/lars_step.cpp",
     "csrc/cpu/prototype_cross_entropy.cpp",

@@ -1,15 +1,9 @@
 // The CPU kernel of augment as the binding sees it: one function per instruction set.
 #pragma once
 #include "cpu/element.h"
+#include "shared/augment_columns.h"
 
 namespace fastssl {
-
-// Columns of a row of parameters, as fastssl/reference/augment_parameters.py names them.
-enum AugmentColumn {
-  kTop, kLeft, kHeight, kWidth, kFlip, kFlipVertical, kTurns, kOrder, kBrightness, kContrast,
-  kSaturation, kHue, kGrey, kSigma, kSolarize, kEraseTop, kEraseLeft, kEraseHeight, kEraseWidth,
-  kAugmentColumns
-};
 
 struct AugmentProblem {
   const uint8_t* data;

@@ -2,9 +2,8 @@
 // needs a mean first, and blur, which needs neighbours, allow. fastssl/reference/augment.py says what
 // each step is.
 
-FASTSSL_INLINE vf floor_of(vf x) {
-  const vf t = __builtin_convertvector(__builtin_convertvector(x, vi), vf);
-  return t > x ? t - 1 : t;
+FASTSSL_INLINE vf whole_of(vf x) {  // without its fraction; |x| < 2^31
+  return __builtin_convertvector(__builtin_convertvector(x, vi), vf);
 }
 FASTSSL_INLINE vf rounded(vf x) {  // to even; |x| < 2^22
   const vf magic = vf{} + 12582912.f;
@@ -41,13 +40,20 @@ FASTSSL_INLINE vf apart(vf x) {
   return x;
 }
 
+// a·b + c in one rounding; double where the instruction set may have no such instruction.
+FASTSSL_INLINE vf fused(vf a, vf b, vf c) {
+  if constexpr (W > 4) return a * b + c;
+  const vd wide = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
+  return __builtin_convertvector(wide + __builtin_convertvector(c, vd), vf);
+}
+
 struct Pixels {
   vf red, green, blue;
 };
 
 FASTSSL_INLINE vf grey_of(const Pixels& x) {
-  const vf red_green = apart(0.2989f * x.red) + 0.587f * x.green;
-  return red_green + 0.114f * x.blue;
+  const vf red_green = fused(splat(0.587f), x.green, apart(0.2989f * x.red));
+  return fused(splat(0.114f), x.blue, red_green);
 }
 
 // Of three numbers the one that is meant in a sector: 0 from red to yellow, 1 from there to green, …
@@ -64,21 +70,23 @@ FASTSSL_INLINE Pixels turned_hue(const Pixels& x, float turn) {
   low = low < x.blue ? low : x.blue;
   const vf chroma = high - low, one = vf{} + 1;
   const vf divisor = chroma > 0 ? chroma : one;
-  const vf red = (high - x.red) / divisor, green = (high - x.green) / divisor,
-           blue = (high - x.blue) / divisor;  // how far below
-  const vf beside_green = red + 2 - blue, beside_blue = green + 4 - red;
-  const vf sixths = high == x.red ? blue - green : high == x.green ? beside_green : beside_blue;
+  // From the highest, how far below are the one before it and the one after, in the circle of three.
+  const vi is_red = high == x.red, is_green = high == x.green;
+  const vf before = is_red ? x.blue : is_green ? x.red : x.green;
+  const vf after = is_red ? x.green : is_green ? x.blue : x.red;
+  const vf third = is_red ? vf{} : is_green ? vf{} + 2 : vf{} + 4;
+  const vf sixths = (high - before) / divisor + third - (high - after) / divisor;  // -1 to 5
   vf hue = apart(sixths * float(1.0 / 6)) + 1;
-  hue = hue - floor_of(hue) + turn;
-  const vf at = apart(6 * (hue - floor_of(hue)));
-  const vf whole = floor_of(at), sector = whole < 6 ? whole : vf{};
+  hue = (hue < 1 ? hue : hue - 1) + turn;  // -1/2 to 3/2
+  hue = hue < 0 ? hue + 1 : hue < 1 ? hue : hue - 1;
+  const vf at = apart(6 * hue);
+  const vf whole = whole_of(at), sector = whole < 6 ? whole : vf{};
   const vf saturation = chroma / (chroma > 0 ? high : one);
-  const vf beyond = apart(saturation * (at - whole));
-  const vf flat = clamp_to((1 - saturation) * high, 1), falling = clamp_to((1 - beyond) * high, 1),
-           rising = clamp_to((beyond + (1 - saturation)) * high, 1);
-  return {of_sector(sector, high, falling, flat, flat, rising, high),
-          of_sector(sector, rising, high, high, falling, flat, flat),
-          of_sector(sector, flat, flat, rising, high, high, falling)};
+  const vf beyond = apart(saturation * (at - whole)), flat = 1 - saturation;
+  const vf falling = (1 - beyond) * high, rising = (beyond + flat) * high;
+  return {of_sector(sector, high, falling, flat * high, flat * high, rising, high),
+          of_sector(sector, rising, high, high, falling, flat * high, flat * high),
+          of_sector(sector, flat * high, flat * high, rising, high, high, falling)};
 }
 
 enum StepKind { kToBrightness, kToContrast, kToSaturation, kToHue, kToGrey };
@@ -115,12 +123,12 @@ struct Steps {
 
 template <bool quantized>
 FASTSSL_INLINE vf cut(vf x) {
-  return quantized ? floor_of(x) : x;
+  return quantized ? whole_of(x) : x;
 }
 
 template <bool quantized>
 FASTSSL_INLINE vf blend(vf x, vf other, float share) {
-  return cut<quantized>(clamp_to(apart(share * x) + (1 - share) * other, 255));
+  return cut<quantized>(clamp_to(fused(splat(1 - share), other, apart(share * x)), 255));
 }
 
 template <bool quantized>
@@ -192,25 +200,41 @@ FASTSSL_INLINE int64_t reflected(int64_t i, int64_t n) {
   return i < n ? i : 2 * (n - 1) - i;
 }
 
-// A Gaussian along rows, then along columns; taps too light to be seen are left out.
+// The sum of so many rows of two vectors, each by its weight.
+FASTSSL_INLINE void weighed(const float* const* rows, int64_t at, const float* weights, int64_t count,
+                            vf& first, vf& second) {
+  first = second = vf{};
+  for (int64_t j = 0; j < count; ++j) {
+    const vf weight = splat(weights[j]);
+    first += weight * load(rows[j] + at);
+    second += weight * load(rows[j] + at + W);
+  }
+}
+
+// A Gaussian along rows, then along columns; what lies beyond 5σ, a millionth, is left out.
 template <bool quantized>
 static void blur(float* x, int64_t h, int64_t w, int64_t taps, float sigma, float* memory) {
   const double s = sigma;
   int64_t r = taps / 2;
-  if (double(r) > 6 * s + 1) r = int64_t(6 * s) + 1;
+  if (double(r) > 5 * s + 1) r = int64_t(5 * s) + 1;
   float* weights = memory;  // [2r + 1]
+  memory += round_up(taps, W);
   double sum = 0;
-  for (int64_t i = -r; i <= r; ++i) {
-    const double at = double(i) / s;
-    sum += exp_of(-at * at / 2);
-  }
-  for (int64_t i = -r; i <= r; ++i) {
-    const double at = double(i) / s;
-    weights[i + r] = float(exp_of(-at * at / 2) / sum);
-  }
-  const int64_t pitch = round_up(w, W);
-  float* row = memory + round_up(2 * r + 1, W);      // [w + 2r], then as much as a vector reads
+  for (int pass = 0; pass < 2; ++pass)
+    for (int64_t i = -r; i <= r; ++i) {
+      const double at = double(i) / s, weight = exp_of(-at * at / 2);
+      if (pass)
+        weights[i + r] = float(weight / sum);
+      else
+        sum += weight;
+    }
+  auto** rows = reinterpret_cast<const float**>(memory);  // [2r + 1]
+  memory += 2 * round_up(taps, W);
+  const int64_t pitch = round_up(w, 2 * W);
+  float* row = memory;                                // [w + 2r], then as much as a vector reads
   float* across = row + round_up(pitch + 2 * r, W);  // [h, pitch]
+  vf first, second;
+  for (int64_t j = 0; j <= 2 * r; ++j) rows[j] = row + j;
   for (int64_t y = 0; y < h; ++y) {
     const float* from = x + y * w;
     for (int64_t i = 0; i < w; ++i) row[i + r] = from[i];
@@ -218,19 +242,18 @@ static void blur(float* x, int64_t h, int64_t w, int64_t taps, float sigma, floa
       row[i] = from[reflected(i - r, w)];
       row[w + r + i] = from[reflected(w + i, w)];
     }
-    for (int64_t i = 0; i < w; i += W) {
-      vf total{};
-      for (int64_t j = 0; j <= 2 * r; ++j) total += weights[j] * load(row + i + j);
-      store(across + y * pitch + i, total);
+    for (int64_t i = 0; i < w; i += 2 * W) {
+      weighed(rows, i, weights, 2 * r + 1, first, second);
+      store(across + y * pitch + i, first);
+      store(across + y * pitch + i + W, second);
     }
   }
   for (int64_t y = 0; y < h; ++y) {
-    for (int64_t i = 0; i < w; i += W) {
-      vf total{};
-      for (int64_t j = 0; j <= 2 * r; ++j)
-        total += weights[j] * load(across + reflected(y + j - r, h) * pitch + i);
-      if (quantized) total = rounded(total);
-      store_some(x + y * w + i, total, w - i);
+    for (int64_t j = 0; j <= 2 * r; ++j) rows[j] = across + reflected(y + j - r, h) * pitch;
+    for (int64_t i = 0; i < w; i += 2 * W) {
+      weighed(rows, i, weights, 2 * r + 1, first, second);
+      store_some(x + y * w + i, quantized ? rounded(first) : first, w - i);
+      if (i + W < w) store_some(x + y * w + i + W, quantized ? rounded(second) : second, w - i - W);
     }
   }
 }
@@ -244,38 +267,67 @@ static void turn(float* x, int64_t side, int turns, float* memory) {
   }
 }
 
+// Vectors as they are written, to the nearest.
+typedef uint32_t bits_v __attribute__((vector_size(4 * W)));
+typedef half_v half_v_unaligned __attribute__((aligned(2), may_alias));
+
+FASTSSL_INLINE void put(float* to, vf x) { store(to, x); }
+FASTSSL_INLINE void put(BFloat16* to, vf x) {
+  const bits_v bits = (bits_v)x, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  *reinterpret_cast<half_v_unaligned*>(to) =
+      __builtin_convertvector(x == x ? nearest : bits_v{} + 0x7fc0, half_v);
+}
+FASTSSL_INLINE void put(Float16* to, vf x) {
+  alignas(64) float values[W];
+  store(values, x);
+  for (int l = 0; l < W; ++l) narrow(values[l], to[l]);
+}
+
+// Three vectors as one stretch of their lanes in turn: its vector number M.
+template <int M, int... I>
+FASTSSL_INLINE vf interleaved(vf a, vf b, vf c, Ints<I...>) {
+  const vf two = FASTSSL_SHUFFLE(a, b, ((M * W + I) % 3 == 1 ? W : 0) + (M * W + I) / 3 ...);
+  return FASTSSL_SHUFFLE(two, c, ((M * W + I) % 3 == 2 ? W + (M * W + I) / 3 : I)...);
+}
+
 template <class Out>
 static void write(const AugmentProblem& p, const float* q, int64_t row, const float* planes,
                   int64_t plane) {
-  const int64_t c = p.channels, n = p.height * p.width;
+  using Lanes = typename Count<W>::type;
+  const int64_t c = p.channels, n = p.height * p.width, whole = n / W * W;
   auto* out = reinterpret_cast<Out*>(p.out) + row * c * n;
   const float threshold = q[kSolarize];
-  const int64_t step = p.channels_last ? c : 1;
+  const auto normalised = [&](int64_t k, int64_t i) {
+    const vf x = load(planes + k * plane + i);
+    return (x >= threshold ? 255 - x : x) * p.gain[k] + p.bias[k];
+  };
+  const bool woven = p.channels_last && c == 3;
+  for (int64_t i = 0; i < whole && woven; i += W) {
+    const vf red = normalised(0, i), green = normalised(1, i), blue = normalised(2, i);
+    put(out + 3 * i, interleaved<0>(red, green, blue, Lanes{}));
+    put(out + 3 * i + W, interleaved<1>(red, green, blue, Lanes{}));
+    put(out + 3 * i + 2 * W, interleaved<2>(red, green, blue, Lanes{}));
+  }
+  const int64_t pixel = p.channels_last ? c : 1, channel = p.channels_last ? 1 : n;
   for (int64_t k = 0; k < c; ++k) {
-    Out* to = out + (p.channels_last ? k : k * n);
-    for (int64_t i = 0; i < n; i += W) {
-      vf x = load(planes + k * plane + i);
-      x = x >= threshold ? 255 - x : x;
-      x = x * p.gain[k] + p.bias[k];
-      alignas(64) float values[W];
-      store(values, x);
-      const int64_t count = lower(W, n - i);
-      if (step == 1 && count == W)
-        for (int64_t l = 0; l < W; ++l) narrow(values[l], to[i + l]);
-      else
-        for (int64_t l = 0; l < count; ++l) narrow(values[l], to[(i + l) * step]);
+    Out* to = out + k * channel;
+    for (int64_t i = 0; i < whole && !woven; i += W) put(to + i, normalised(k, i));
+    if (whole < n) {
+      Out last[W];
+      put(last, normalised(k, whole));
+      for (int64_t l = 0; l < n - whole; ++l) to[(whole + l) * pixel] = last[l];
     }
     for (int64_t y = 0; y < int64_t(q[kEraseHeight]); ++y)
       for (int64_t i = 0; i < int64_t(q[kEraseWidth]); ++i)
-        narrow(0.f, to[((int64_t(q[kEraseTop]) + y) * p.width + int64_t(q[kEraseLeft]) + i) * step]);
+        to[((int64_t(q[kEraseTop]) + y) * p.width + int64_t(q[kEraseLeft]) + i) * pixel] = Out{};
   }
 }
 
 static int64_t plane_of(const AugmentProblem& p) { return round_up(p.height * p.width, W); }
 
 static int64_t augment_scratch(const AugmentProblem& p) {
-  int64_t most = round_up(p.taps, W) + round_up(round_up(p.width, W) + p.taps, W) +
-                 p.height * round_up(p.width, W);  // blur, and turns
+  const int64_t pitch = round_up(p.width, 2 * W);
+  int64_t most = 3 * round_up(p.taps, W) + round_up(pitch + p.taps, W) + p.height * pitch;  // blur, turns
   for (int64_t i = 0; i < p.rows; ++i) {
     const float* q = p.parameters + i * kAugmentColumns;
     const auto h = int64_t(q[kHeight]), w = int64_t(q[kWidth]);

@@ -30,48 +30,56 @@ FASTSSL_INLINE int64_t reach_of(int64_t source, int64_t target) {  // most weigh
   return source <= target ? 3 : 2 * (source / target + 1) + 2;
 }
 
-// Each target pixel's weights of source pixels.
+// Each target pixel's weights of source pixels, as many for every one: where it takes less, 0.
 template <class Filter>
 struct Weights {
   using number = typename Filter::number;
-  int64_t reach;
-  number* weights;  // [target, reach]
-  int32_t* first;   // [target]
-  int32_t* count;   // [target]
-  int bits;
+  int64_t count = 0;
+  number* weights;  // [target, count]
+  int32_t* first;   // [target], so that all of count are within the source
+  int bits = 0;
 
   static int64_t floats(int64_t source, int64_t target) {
-    return target * (reach_of(source, target) + 2);
+    return target * (reach_of(source, target) + 1);
   }
 
-  Weights(int64_t source, int64_t target, double* row, float* memory) : reach(reach_of(source, target)) {
-    weights = reinterpret_cast<number*>(memory);
-    first = reinterpret_cast<int32_t*>(memory + target * reach);
-    count = first + target;
+  Weights(int64_t source, int64_t target, double* row, float* memory)
+      : weights(reinterpret_cast<number*>(memory)),
+        first(reinterpret_cast<int32_t*>(memory + target * reach_of(source, target))) {
     const double scale = double(source) / double(target), wide = scale > 1 ? scale : 1;
-    double largest = 0;
-    for (int pass = Filter::fixed ? 0 : 1; pass < 2; ++pass) {  // the first finds the largest
-      if (pass) bits = Filter::bits(largest);
-      for (int64_t i = 0; i < target; ++i) {
-        const double centre = scale * (double(i) + 0.5);
-        const double low = centre - wide + 0.5;
-        const int64_t begin = low > 0 ? int64_t(low) : 0;
-        const int64_t end = lower(int64_t(centre + wide + 0.5), source);
-        double sum = 0;
-        for (int64_t j = begin; j < end; ++j) {
-          double away = (double(j) + 0.5 - centre) / wide;
-          away = away < 0 ? -away : away;
-          row[j - begin] = away < 1 ? 1 - away : 0;
-          sum += row[j - begin];
-        }
-        first[i] = int32_t(begin);
-        count[i] = int32_t(end - begin);
-        for (int64_t j = 0; j < end - begin; ++j) {
-          const double w = row[j] / sum;
-          largest = w > largest ? w : largest;
-          if (pass) weights[i * reach + j] = Filter::weight(w, bits);
-        }
+    double largest = 0, sum = 0;
+    int64_t begin = 0, end = 0;
+    const auto span = [&](int64_t i) {
+      const double centre = scale * (double(i) + 0.5), low = centre - wide + 0.5;
+      begin = low > 0 ? int64_t(low) : 0;
+      end = lower(int64_t(centre + wide + 0.5), source);
+    };
+    const auto fill = [&](int64_t i) {  // the row of a pixel
+      const double centre = scale * (double(i) + 0.5);
+      sum = 0;
+      for (int64_t j = begin; j < end; ++j) {
+        double away = (double(j) + 0.5 - centre) / wide;
+        away = away < 0 ? -away : away;
+        row[j - begin] = away < 1 ? 1 - away : 0;
+        sum += row[j - begin];
       }
+    };
+    for (int64_t i = 0; i < target; ++i) {
+      span(i);
+      count = count < end - begin ? end - begin : count;
+      if (!Filter::fixed) continue;
+      fill(i);
+      for (int64_t j = 0; j < end - begin; ++j)
+        largest = row[j] / sum > largest ? row[j] / sum : largest;
+    }
+    bits = Filter::bits(largest);
+    for (int64_t i = 0; i < target; ++i) {
+      span(i);
+      fill(i);
+      first[i] = int32_t(lower(begin, source - count));
+      number* to = weights + i * count;
+      for (int64_t j = 0; j < count; ++j) to[j] = 0;
+      for (int64_t j = begin; j < end; ++j) to[j - first[i]] = Filter::weight(row[j - begin] / sum, bits);
     }
   }
 };
@@ -102,6 +110,10 @@ static int64_t resize_floats(int64_t sh, int64_t sw, int64_t c, int64_t h, int64
          2 * (reach_of(sw, w) + reach_of(sh, h)) + 4 * W;
 }
 
+typedef uint16_t half_v __attribute__((vector_size(2 * W)));
+typedef uint8_t bytes_v __attribute__((vector_size(W)));
+typedef bytes_v bytes_v_unaligned __attribute__((aligned(1), may_alias));
+
 // W rows of the crop, from one on, as columns: tile[j] has the j-th byte of each; what is below the
 // crop repeats its last row.
 template <class Filter>
@@ -114,9 +126,9 @@ FASTSSL_INLINE void crop_tile(const Crop& crop, int64_t row, const uint8_t* plan
   for (; j + W <= bytes; j += W) {
     vf v[W];
     for (int r = 0; r < W; ++r) {
-      alignas(64) number wide[W];
-      for (int l = 0; l < W; ++l) wide[l] = number(from[r][j + l]);
-      v[r] = load(reinterpret_cast<const real*>(wide));
+      const auto bytes = *reinterpret_cast<const bytes_v_unaligned*>(from[r] + j);
+      const auto wide = __builtin_convertvector(__builtin_convertvector(bytes, half_v), vi);
+      v[r] = (vf)__builtin_convertvector(wide, typename Filter::vec);
     }
     transpose(v);
     for (int l = 0; l < W; ++l) tile[j + l] = (typename Filter::vec)v[l];
@@ -149,7 +161,7 @@ static void resize(const Crop& crop, int64_t h, int64_t w, float* out, int64_t p
   for (int64_t x = w; x < pitch; ++x) turned[x] = vec{};
   for (int64_t y0 = 0; y0 < h; y0 += kStripe) {
     const int64_t y1 = lower(y0 + kStripe, h);
-    const int64_t begin = down.first[y0], end = down.first[y1 - 1] + down.count[y1 - 1];
+    const int64_t begin = down.first[y0], end = down.first[y1 - 1] + down.count;
     for (int64_t row = begin; row < end; row += W) {
       for (int64_t k = 0; k < c; ++k) {
         if (planar || k == 0)
@@ -158,10 +170,10 @@ static void resize(const Crop& crop, int64_t h, int64_t w, float* out, int64_t p
         const vec* column = tile + (planar ? 0 : k);
         for (int64_t x = 0; x < w; ++x) {
           const int64_t at = crop.flip ? w - 1 - x : x;
-          const number* weight = across.weights + at * across.reach;
+          const number* weight = across.weights + at * across.count;
           const vec* from = column + across.first[at] * step;
           vec sum{};
-          for (int32_t j = 0; j < across.count[at]; ++j) sum += weight[j] * from[j * step];
+          for (int64_t j = 0; j < across.count; ++j) sum += weight[j] * from[j * step];
           turned[x] = Filter::finish(sum, across.bits);
         }
         number* to = narrowed + (k * rows + row - begin) * pitch;
@@ -175,12 +187,12 @@ static void resize(const Crop& crop, int64_t h, int64_t w, float* out, int64_t p
     }
     for (int64_t k = 0; k < c; ++k) {
       for (int64_t y = y0; y < y1; ++y) {
-        const number* weight = down.weights + y * down.reach;
+        const number* weight = down.weights + y * down.count;
         const number* from = narrowed + (k * rows + down.first[y] - begin) * pitch;
         float* to = out + k * plane + (crop.flip_vertical ? h - 1 - y : y) * w;
         for (int64_t x = 0; x < w; x += W) {
           vec sum{};
-          for (int32_t j = 0; j < down.count[y]; ++j)
+          for (int64_t j = 0; j < down.count; ++j)
             sum += weight[j] * (vec)load(reinterpret_cast<const real*>(from + j * pitch + x));
           const vf value = __builtin_convertvector(Filter::finish(sum, down.bits), vf);
           store_some(to + x, value, w - x);

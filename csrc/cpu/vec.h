@@ -96,6 +96,13 @@ FASTSSL_INLINE vf exp2_clamped(vf t) {
   return exp2(t < Exp2<real>::highest ? t : splat(Exp2<real>::highest));
 }
 
+// Of the lanes of two vectors, numbered 0 … 2W-1, any W.
+#if defined(__clang__) || __GNUC__ >= 12
+#define FASTSSL_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FASTSSL_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vi{__VA_ARGS__})
+#endif
+
 template <int...>
 struct Ints {};
 template <int N, int... I>
@@ -111,13 +118,8 @@ FASTSSL_INLINE void transpose_round(vf (&v)[W], Ints<I...>) {
   for (int i = 0; i < W; ++i) {
     if (i & S) continue;
     const vf a = v[i], b = v[i + S];
-#if defined(__clang__) || __GNUC__ >= 12
-    v[i] = __builtin_shufflevector(a, b, ((I & S) ? W + I - S : I)...);
-    v[i + S] = __builtin_shufflevector(a, b, ((I & S) ? W + I : I + S)...);
-#else
-    v[i] = __builtin_shuffle(a, b, vi{((I & S) ? W + I - S : I)...});
-    v[i + S] = __builtin_shuffle(a, b, vi{((I & S) ? W + I : I + S)...});
-#endif
+    v[i] = FASTSSL_SHUFFLE(a, b, ((I & S) ? W + I - S : I)...);
+    v[i + S] = FASTSSL_SHUFFLE(a, b, ((I & S) ? W + I : I + S)...);
   }
 }
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.augment import Packed, augment, image_sizes
-from fastssl.reference.augment_parameters import Chances, augment_parameters
+from fastssl.ops.augment_parameters import augment_parameters
+from fastssl.reference.augment_parameters import Chances
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Range = tuple[float, float]

@@ -1,6 +1,7 @@
 """Raw torch ops, one stem each: checks, schema, fake, autograd, dispatch."""
 
 from fastssl.ops.augment import Packed, augment
+from fastssl.ops.augment_parameters import augment_parameters
 from fastssl.ops.ema_update import ema_update_
 from fastssl.ops.lars_step import lars_step
 from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
@@ -13,6 +14,7 @@ from fastssl.ops.sinkhorn import sinkhorn, sinkhorn_columns, sinkhorn_potentials
 __all__ = [
     "Packed",
     "augment",
+    "augment_parameters",
     "ema_update_",
     "lars_step",
     "prototype_cross_entropy",

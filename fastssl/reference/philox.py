@@ -16,7 +16,7 @@ def philox(seed: int, samples: Tensor, view: int, slots: int) -> Tensor:
 
     Args:
         seed: 0 to 2^64 − 1.
-        samples: int64, shape [B], not negative.
+        samples: int64, shape [B].
         view: 0 to 2^32 − 1.
         slots: S, numbers wanted for each sample.
 
@@ -32,7 +32,7 @@ def philox(seed: int, samples: Tensor, view: int, slots: int) -> Tensor:
         groups.expand(shape),
         torch.full(shape, view, device=samples.device),
         (samples & LOW)[:, None].expand(shape),
-        (samples >> 32)[:, None].expand(shape),
+        (samples >> 32 & LOW)[:, None].expand(shape),
     ]
     key = [seed & LOW, seed >> 32]
     for _ in range(ROUNDS):

@@ -57,6 +57,7 @@ def plain(images, size, **columns):
     return p
 
 
+@pytest.mark.instruction_sets
 @QUANTIZED
 @pytest.mark.parametrize("colours", [3, 1])
 @pytest.mark.parametrize("size", [(24, 24), (19, 19), (1, 1)], ids=str)
@@ -76,6 +77,7 @@ def test_native_is_the_reference(size, colours, quantized):
         assert (away > 0.5 * BYTES).float().mean() <= 1e-4
 
 
+@pytest.mark.instruction_sets
 @QUANTIZED
 @pytest.mark.parametrize(
     ("source", "size"),
@@ -91,6 +93,7 @@ def test_tiny_and_huge(source, size, quantized):
     assert (mine - true).abs().max() <= (1e-6 if quantized else 1e-5)
 
 
+@pytest.mark.instruction_sets
 def test_resize_to_bytes_is_torchs_own():
     for image in pictures(20):
         size = (13, 40)
@@ -168,6 +171,7 @@ def test_all_at_once_is_torchvisions():
     assert away.max() < 4
 
 
+@pytest.mark.instruction_sets
 def test_layouts_and_dtypes():
     image = torch.randint(0, 256, (4, 3, 20, 17), dtype=torch.uint8)
     p = plain([torch.empty(20, 17)] * 4, (16, 16), FLIP=1, SIGMA=0.8).repeat(2, 1)
@@ -178,11 +182,16 @@ def test_layouts_and_dtypes():
     packed = Packed.of(list(last))
     for other in (last, packed, image.contiguous(memory_format=torch.channels_last)):
         assert torch.equal(augment(other, p, (16, 16), taps=5), one)
-    for dtype in (torch.bfloat16, torch.float16):
-        assert torch.equal(augment(image, p, (16, 16), taps=5, dtype=dtype), one.to(dtype))
-    beside = augment(image, p, (16, 16), taps=5, channels_last=True)
-    assert torch.equal(beside, one)
-    assert beside.is_contiguous(memory_format=torch.channels_last)
+    p[:, Column.ERASE_TOP :] = torch.tensor([3.0, 2.0, 4.0, 5.0])
+    for size in ((16, 16), (5, 7)):  # whole vectors, and not
+        for picture in (image, image[:, :1]):
+            one = augment(picture, p, size, taps=5)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                made = augment(picture, p, size, taps=5, dtype=dtype)
+                assert torch.equal(made, one.to(dtype))
+                beside = augment(picture, p, size, taps=5, dtype=dtype, channels_last=True)
+                assert torch.equal(beside, made)
+                assert beside.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_bitwise_the_same_at_any_number_of_threads_and_in_any_batch():
