@@ -34,6 +34,16 @@ REHEARSED = (
 # Losses and ops beside NT-Xent and a queue, the most telling first; then those much like them.
 FAMILY = ("clip", "sup_con", "siglip", "similarity_topk")
 ALIKE = ("multi_view", "dcl", "similarity_topk_200")
+# Ops bound by memory: rows and dtype of each, and whom to run beside fastssl.
+STREAMS = {
+    "sinkhorn": (2048, "float32", ["eager", "torch.compile"]),
+    "sinkhorn_65536": (2048, "float32", ["eager", "torch.compile"]),
+    "dino": (64, "bfloat16", ["eager", "torch.compile"]),
+    "ema_update": (318, "float32", ["eager", "foreach"]),
+    "ema_update_master": (318, "float32", ["eager", "foreach"]),
+    "lars_step": (159, "float32", ["eager", "foreach"]),
+}
+REHEARSED_STREAMS = ("sinkhorn", "ema_update", "lars_step")
 
 
 class Clock:
@@ -136,6 +146,8 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
     def case(rows: int, dtype: str = "bfloat16", name: str = "nt_xent", **more: Any):
         item = {"kind": "case", "bench": name, "rows": rows, "dim": 128, "dtype": dtype}
         some = {"nt_xent": peers, "similarity_lse": peers[:2]}.get(name, peers[:3])
+        if name in STREAMS:
+            some = ["fastssl", *STREAMS[name][2]]
         return item | {"peers": some, "graph": rows <= 8192, "memory": some} | more
 
     if rehearse:
@@ -144,11 +156,13 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
             case(24, "float32", dim=16, memory=[]),
             case(16, name="similarity_lse", dim=16, memory=[]),
             *(case(24, name=name, dim=16, memory=[]) for name in ("info_nce_queue", *FAMILY)),
+            *(case(3, "float32", name=name, memory=[]) for name in REHEARSED_STREAMS),
         ]
     else:
         cases = [case(rows) for rows in (8192, 32768, 1024, 256, 65536, 512)]
         cases += [case(65536, name="info_nce_queue", graph=True)]
         cases += [case(8192, name=name) for name in FAMILY]
+        cases += [case(rows, dtype, name=name) for name, (rows, dtype, _) in STREAMS.items()]
         cases += [case(rows, peers=["fastssl"], memory=["fastssl"]) for rows in (262144, 1048576)]
         cases += [case(32768, name="clip"), *(case(8192, name=name) for name in ALIKE)]
         cases += [case(8192, "float32"), case(32768, "float32"), case(2048), case(4096)]

@@ -186,13 +186,45 @@ LOSSES = (
     "dcl",
     "similarity_topk",
 )
+STREAMS = (
+    "sinkhorn",
+    "dino",
+    "dino_linear",
+    "ema_update",
+    "ema_update_master",
+    "lars_step",
+    "lars_step_ema",
+    "augment",
+)
+MACHINE = (
+    "All on two cores of an EPYC of 256-bit vector units (Zen 4); commits and versions: "
+    "bench/results.\n"
+)
+# Sections of one line a benchmark: which, and what is said below.
+TABLES = {
+    "losses": (
+        LOSSES,
+        "Forward + backward (`similarity_topk`: forward), D = 128, float32; others as multiples "
+        "of fastssl's time in the same rounds; memory above the inputs. The floor is the time of "
+        "the products that no streamed method does without, at the rate of torch's own product in "
+        "the same rounds. " + MACHINE,
+    ),
+    "streams": (
+        STREAMS,
+        "Rows: samples (`sinkhorn`, 3,000 prototypes; `dino`, 65,536, forward + backward), tensors "
+        "of a ResNet-50 (`ema_update`, `lars_step`) or images of 224 pixels a side, two views each "
+        "(`augment`, in bfloat16; the others are in float32). The floor is the time of the bytes "
+        "that have to move, at the rate of an update in place in the same rounds. " + MACHINE,
+    ),
+}
 BASELINES = ("eager", "torch.compile")
 
 
-def losses(folder: Path = RESULTS) -> str:
+def lines(table: str, folder: Path = RESULTS) -> str:
     """One line for each benchmark on a CPU: its largest size, beside plain PyTorch and peers."""
+    names, below = TABLES[table]
     rows = []
-    for name in LOSSES:
+    for name in names:
         path = folder / f"{name}-cpu.json"
         if not path.exists():
             continue
@@ -218,19 +250,13 @@ def losses(folder: Path = RESULTS) -> str:
     if not rows:
         return "Not measured yet.\n"
     head = ["`fastssl bench …`", "rows", "ms", "of the floor", *BASELINES, "peers", "memory"]
-    return markdown_table([*head, "eager's"], rows) + (
-        "\nForward + backward (`similarity_topk`: forward), D = 128, float32; others as multiples "
-        "of fastssl's time in the same rounds; memory above the inputs. The floor is the time of "
-        "the products that no streamed method does without, at the rate of torch's own product in "
-        "the same rounds. All on two cores of an EPYC of 256-bit vector units (Zen 4); commits and "
-        "versions: bench/results.\n"
-    )
+    return markdown_table([*head, "eager's"], rows) + f"\n{below}"
 
 
 def section(name: str, folder: Path = RESULTS) -> str:
     """What stands between the marks of ``bench:name``."""
-    if name == "losses":
-        return losses(folder)
+    if name in TABLES:
+        return lines(name, folder)
     path = folder / f"{name}.json"
     if not path.exists():
         return ABSENT.get(name.rsplit("-", 1)[-1], "Not measured yet.\n")
