@@ -161,11 +161,11 @@ def launch_ema_update_fwd(
     device = targets[0].device
     on_cuda = device.type == "cuda"
     key = tuple((t.data_ptr(), s.data_ptr(), t.numel(), t.dtype, s.dtype) for t, s in pairs)
-    # By stream, which orders the end of a table's use before the next use of its memory.
-    stream = torch.cuda.current_stream(device).cuda_stream if on_cuda else 0
-    table = _table(key, device, stream, BLOCK)
+    table = _table(key, device, BLOCK)
     if on_cuda and torch.cuda.is_current_stream_capturing():
         _captured.append(table)  # a graph may be replayed as long as the process lives
+    elif on_cuda:  # so that a table dropped meanwhile is not overwritten before it is read
+        table.rows.record_stream(torch.cuda.current_stream(device))
     interpreted = chip._device(targets[0]).interpreted
     if interpreted and scalar is None:  # to which a float is a float32
         scalar = torch.tensor(momentum, dtype=torch.float64)
@@ -187,12 +187,13 @@ _captured: list[_Table] = []
 
 
 @functools.lru_cache(maxsize=64)
-def _table(key: tuple, device: torch.device, stream: int, block: int) -> _Table:
-    """The rows for pairs (target's address, source's, elements, target's dtype, source's)."""
-    if stream and torch.cuda.is_current_stream_capturing():
+def _table(key: tuple, device: torch.device, block: int) -> _Table:
+    """The rows for pairs (target's address, source's, elements, target's dtype, source's): on the
+    device when this returns, and so for every stream."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "ema_update: these tensors were not seen before this CUDA graph's capture, in which "
-            "nothing can be sent to the device; run the step once before, on the capture's stream"
+            "nothing can be sent to the device; run the step once before"
         )
     pairs = torch.tensor([_pair(*pair) for pair in key])  # [PAIRS, 6] i64
     targets, sources, counts, kinds, target_bytes, source_bytes = pairs.unbind(1)

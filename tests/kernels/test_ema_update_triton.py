@@ -120,12 +120,14 @@ def test_a_kept_table_is_used_for_what_it_was_made_of_only(monkeypatch):
 def test_graph_capture():
     targets, sources = made(FLOATS, 0), made(FLOATS, 1)
     m, before = torch.tensor(0.5, device=DEVICE, dtype=torch.float64), [t.clone() for t in targets]
-    stream = torch.cuda.Stream()
-    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # of the step before, as torch's own recipe has it
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         triton(targets, sources, m)
-        with torch.cuda.graph(graph, stream=stream):
-            triton(targets, sources, m)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        triton(targets, sources, m)
     m.fill_(0.25)
     for target, start in zip(targets, before, strict=True):
         target.copy_(start)
