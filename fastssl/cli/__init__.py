@@ -1,4 +1,4 @@
-"""The command line: ``fastssl train | eval | distill | bench | info``."""
+"""The command line: ``fastssl train | eval | distill | augment | bench | info``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train an encoder on unlabelled images: fastssl train simclr --data digits",
     "eval": "judge a trained encoder: kNN, linear probe, few labels, k-means, RankMe, fine-tuning",
     "distill": "fine-tune a trained encoder on some labels and let it teach a smaller one",
+    "augment": "show what a recipe of views does: fastssl augment --data digits --out grid.png",
     "bench": "time the ops and losses beside their peers, interleaved: fastssl bench nt_xent",
     "info": "versions, and which implementation serves each op here and why",
 }
