@@ -4,7 +4,7 @@ from fastssl.data.images import FileImages, Images, Split, TensorImages, ahead
 from fastssl.data.random import mix, uniform
 from fastssl.data.recipes import RECIPES, build_recipe, fitted
 from fastssl.data.registry import SOURCES, load_data
-from fastssl.data.views import MultiCrop, Recipe, Views
+from fastssl.data.views import MultiCrop, PhotoViews, Recipe, Views
 
 __all__ = [
     "RECIPES",
@@ -12,6 +12,7 @@ __all__ = [
     "FileImages",
     "Images",
     "MultiCrop",
+    "PhotoViews",
     "Recipe",
     "Split",
     "TensorImages",

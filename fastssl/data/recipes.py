@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from fastssl.data.views import MultiCrop, Recipe, Views
+from fastssl import augment
+from fastssl.data.views import MultiCrop, PhotoViews, Recipe, Views
 from fastssl.errors import UserError, choose
 
 DIGITS = Recipe(  # grey strokes on black: no flips, the shape is the class
@@ -22,56 +24,61 @@ DIGITS = Recipe(  # grey strokes on black: no flips, the shape is the class
     mean=0.3,
     std=0.35,
 )
-SMALL = Recipe(  # SimCLR on CIFAR-10: no blur, jitter of half the strength
-    scale=(0.08, 1.0),
-    ratio=(3 / 4, 4 / 3),
-    flip=0.5,
-    jitter=(0.4, 0.4, 0.4, 0.1),
-    jitter_p=0.8,
-    grey=0.2,
-    std=0.25,
+DIGITS_CROPS = MultiCrop(  # two as of "digits", four of half the side
+    (DIGITS, replace(DIGITS, scale=(0.2, 0.5), shift=0.0, size=0.5, views=4))
 )
-# for photographs
-PHOTO = replace(SMALL, jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5)  # SimCLR on ImageNet
-BYOL = replace(PHOTO, jitter=(0.4, 0.4, 0.2, 0.1))
-FIRST, SECOND = replace(BYOL, views=1, blur=1.0), replace(BYOL, views=1, blur=0.1, solarize=0.2)
 
 
-def _dino(large: tuple[float, float], small: tuple[float, float]) -> MultiCrop:
-    """DINO's views: two large crops of one scale, eight of 96 pixels of another."""
-    crops = replace(BYOL, scale=small, size=96 / 224, views=8)
-    return MultiCrop((replace(FIRST, scale=large), replace(SECOND, scale=large), crops))
+def _small(side: int) -> augment.Recipe:  # SimCLR on CIFAR-10
+    return augment.simclr(side, strength=0.5, blur=0.0)
 
 
-RECIPES: dict[str, Views] = {
-    "digits": DIGITS,
-    "small": SMALL,
-    "photo": PHOTO,
-    # of photographs, as these methods' authors have them
-    "byol": MultiCrop((FIRST, SECOND)),
-    "swav": MultiCrop(
-        (
-            replace(PHOTO, scale=(0.14, 1.0)),
-            replace(PHOTO, scale=(0.05, 0.14), size=96 / 224, views=6),
-        )
-    ),
-    "dino": _dino((0.4, 1.0), (0.05, 0.4)),
-    "dino-resnet": _dino((0.14, 1.0), (0.05, 0.14)),
-    "digits-crops": MultiCrop(  # two as of "digits", four of half the side
-        (DIGITS, replace(DIGITS, scale=(0.2, 0.5), shift=0.0, size=0.5, views=4))
-    ),
+def _local(side: int) -> int:
+    """The small crops' side: 96 beside 224."""
+    return max(1, round(side * 96 / 224))
+
+
+def _dino_resnet(side: int) -> augment.Recipe:
+    """DINO's views with the scales that its authors have for ResNets."""
+    recipe = augment.dino(side, _local(side))
+    scales = [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * (len(recipe.views) - 2)
+    views = zip(recipe.views, scales, strict=True)
+    return replace(recipe, views=tuple(replace(view, scale=scale) for view, scale in views))
+
+
+STROKES: dict[str, Views] = {"digits": DIGITS, "digits-crops": DIGITS_CROPS}
+PHOTOS: dict[str, Callable[[int], augment.Recipe]] = {  # by the side of the large views
+    "small": _small,
+    "photo": augment.simclr,
+    # as these methods' authors have them
+    "simclr": augment.simclr,
+    "moco-v1": augment.moco_v1,
+    "moco-v2": augment.moco_v2,
+    "byol": augment.byol,
+    "swav": lambda side: augment.swav(side, _local(side)),
+    "dino": lambda side: augment.dino(side, _local(side)),
+    "dino-resnet": _dino_resnet,
+    "dinov2": lambda side: augment.dinov2(side, _local(side)),
 }
+RECIPES = ("digits", "small", "photo", *sorted({*STROKES, *PHOTOS} - {"digits", "small", "photo"}))
 
 
-def build_recipe(name: str) -> Views:
+def build_recipe(name: str, side: int = 224, *, channels_last: bool = False) -> Views:
     """The recipe of that name.
+
+    Args:
+        name: one of RECIPES.
+        side: of photographs' large views, in pixels; strokes' are of their images' size.
+        channels_last: the memory format of photographs' views.
 
     Raises:
         UserError: there is no such recipe.
     """
-    if name not in RECIPES:
+    if name in STROKES:
+        return STROKES[name]
+    if name not in PHOTOS:
         raise choose("recipe of views", name, list(RECIPES))
-    return RECIPES[name]
+    return PhotoViews(PHOTOS[name](side), channels_last)
 
 
 def fitted(recipe: Views, views: int, more: bool = False) -> Views:
@@ -82,6 +89,9 @@ def fitted(recipe: Views, views: int, more: bool = False) -> Views:
     """
     if isinstance(recipe, Recipe):
         return replace(recipe, views=views)
+    if isinstance(recipe, PhotoViews) and len(set(recipe.recipe.views)) == 1:  # any number
+        alike = recipe.recipe.views[:1] * views
+        return replace(recipe, recipe=replace(recipe.recipe, views=alike))
     if recipe.views == views or (more and recipe.views > views):
         return recipe
     least = "at least " if more else ""

@@ -1,31 +1,30 @@
-"""Views of images, in plain torch: ``views = recipe(images, indices, seed)``."""
+"""Views of images: ``views = recipe(images, indices, seed)``; of strokes, in plain torch, and of
+photographs, by fastssl.augment."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastssl import augment, backends
 from fastssl.data.random import mix, uniform
 
 BEND, NOISE = range(1, 3)  # what a view's seed is for beside the numbers every pixel shares
 BEND_NODES = 4  # a side
-LUMA = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make random views of an image. Every number at its default leaves the image alone.
+    """How to make random views of a drawing. Every number at its default leaves the image alone.
 
     ``recipe(images, indices, seed)`` gives one batch of views for each of ``views``. What happens
     to a sample is a function of (seed, its index, the view), whatever batch it comes in, on every
     device: with a seed for each epoch, training is repeatable and resumes exactly.
-
-    A later fused operation may replace this class behind the same call.
     """
 
     views: int = 2
@@ -37,11 +36,6 @@ class Recipe:
     shear: float = 0.0  # degrees, either way, along x and along y
     bend: float = 0.0  # displacement of the nodes of a smooth field, at most, share of half a side
     flip: float = 0.0  # probability, left to right
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness … hue
-    jitter_p: float = 1.0
-    grey: float = 0.0  # probability
-    blur: float = 0.0  # probability; σ in 0.1 to 2 pixels at 224, less on smaller images
-    solarize: float = 0.0  # probability: the brighter half of the range is inverted
     gamma: float = 0.0  # x^γ, ln γ at most this, either way: fuller or thinner strokes
     soften: float = 0.0  # share of a 3×3 mean at most; the other way, sharper, half as much
     noise: float = 0.0  # white; its standard deviation is drawn for each sample, at most this
@@ -67,19 +61,19 @@ class Recipe:
         """``(x − mean)/std`` of pixels in [0, 1]: how an encoder takes an image as it is."""
         return (x - self.mean) / self.std
 
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Pixels in [0, 1] again."""
+        return x * self.std + self.mean
+
+    def gentle(self) -> Recipe:
+        """One view, of the crops, shifts, turns and flips alone."""
+        kept = ("scale", "ratio", "shift", "rotate", "shear", "flip", "mean", "std")
+        return Recipe(views=1, **{name: getattr(self, name) for name in kept})
+
     def view(self, x: Tensor, indices: Tensor, seed: int) -> Tensor:
         """One view of pixels in [0, 1], float32, shape [B, C, H, W]."""
         u = _columns(uniform(seed, indices, 24))
         x = self._warp(x, u, indices, seed)
-        if any(self.jitter):
-            x = torch.where(_choose(u, self.jitter_p), self._jitter(x, u), x)
-        if self.grey and x.shape[1] == 3:
-            x = torch.where(_choose(u, self.grey), luma(x).expand_as(x), x)
-        if self.blur:
-            x = torch.where(_choose(u, self.blur), self._blur(x, u), x)
-        if self.solarize:
-            inverted = torch.where(x < 128 / 255, x, 1 - x)
-            x = torch.where(_choose(u, self.solarize), inverted, x)
         if self.gamma:
             x = x.clamp(min=1e-4) ** _pixelwise(_between(u, -self.gamma, self.gamma).exp())
         if self.soften:
@@ -130,37 +124,6 @@ class Recipe:
         beyond = "border" if inside else "zeros"  # a crop's own edge, or the black around a digit
         return F.grid_sample(x, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
-    def _jitter(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
-        """Brightness, contrast, saturation and hue, in this order."""
-        brightness, contrast, saturation, hue = self.jitter
-        factor = [
-            _pixelwise(_between(u, max(0.0, 1 - v), 1 + v))
-            for v in (brightness, contrast, saturation)
-        ]
-        turn = _between(u, -hue, hue)
-        x = (x * factor[0]).clamp(0, 1)
-        x = torch.lerp(luma(x).mean(dim=(2, 3), keepdim=True).expand_as(x), x, factor[1])
-        x = x.clamp(0, 1)
-        if x.shape[1] == 3:
-            x = torch.lerp(luma(x).expand_as(x), x, factor[2]).clamp(0, 1)
-            if hue:
-                x = turned_hue(x, turn)
-        return x
-
-    def _blur(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
-        """A Gaussian of a σ for each sample, over a tenth of the image's side, as in SimCLR."""
-        batch, channels, height, width = x.shape
-        side = height / self.size
-        radius = min(max(1, round(0.05 * side)), height - 1, width - 1)
-        sigma = _between(u, 0.1, 2.0) * max(side / 224, 0.25)
-        offset = torch.arange(-radius, radius + 1, device=x.device)
-        taps = torch.softmax(-((offset / sigma[:, None]) ** 2) / 2, dim=1)  # [B, 2r + 1]
-        taps = taps.repeat_interleave(channels, dim=0)[:, None]  # [B·C, 1, 2r + 1]
-        flat = F.pad(x.reshape(1, -1, height, width), [radius] * 4, mode="reflect")
-        flat = F.conv2d(flat, taps[:, :, None, :], groups=batch * channels)
-        flat = F.conv2d(flat, taps[:, :, :, None], groups=batch * channels)
-        return flat.view_as(x)
-
     def _square(self, x: Tensor, u: Iterator[Tensor]) -> Tensor:
         """bool [B, 1, H, W]: inside a square that lies anywhere in the image."""
         side = _between(u, *self.erase_side)[:, None]
@@ -187,14 +150,6 @@ class MultiCrop:
         """How many there are in all."""
         return len(self._each)
 
-    @property
-    def mean(self) -> float:
-        return self.recipes[0].mean
-
-    @property
-    def std(self) -> float:
-        return self.recipes[0].std
-
     def __call__(self, images: Tensor, indices: Tensor, seed: int) -> list[Tensor]:
         """Random views, as of :class:`Recipe`: those of the first recipe stand first."""
         pixels = images.float() / 255
@@ -204,37 +159,65 @@ class MultiCrop:
         """As of :class:`Recipe`."""
         return self.recipes[0].normalize(x)
 
+    def denormalize(self, x: Tensor) -> Tensor:
+        """As of :class:`Recipe`."""
+        return self.recipes[0].denormalize(x)
+
+    def gentle(self) -> Recipe:
+        """As of :class:`Recipe`, the first one's."""
+        return self.recipes[0].gentle()
+
     @property
     def _each(self) -> list[Recipe]:
         return [recipe for recipe in self.recipes for _ in range(recipe.views)]
 
 
-Views = Recipe | MultiCrop
+@dataclass(frozen=True)
+class PhotoViews:
+    """Views of photographs by a recipe of :mod:`fastssl.augment`, under :class:`Recipe`'s call.
+
+    Where no kernel serves the images' device they are made on the CPU, and moved.
+    """
+
+    recipe: augment.Recipe
+    channels_last: bool = False
+
+    @property
+    def views(self) -> int:
+        """How many there are in all."""
+        return len(self.recipe.views)
+
+    def __call__(self, images: Tensor, indices: Tensor, seed: int) -> list[Tensor]:
+        """Random views, as of :class:`Recipe`, each of the size that the recipe says."""
+        device = images.device
+        if backends.select("augment", device.type) == "reference":
+            images, indices = images.cpu(), indices.cpu()
+        views = self.recipe(images, indices, seed % 2**64, channels_last=self.channels_last)
+        return [view.to(device) for view in views]
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """As of :class:`Recipe`, each channel by itself."""
+        mean, std = self._moments(x)
+        return (x - mean) / std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """As of :class:`Recipe`."""
+        mean, std = self._moments(x)
+        return x * std + mean
+
+    def gentle(self) -> PhotoViews:
+        """One view, of the first one's crops and flips alone."""
+        first = self.recipe.views[0]
+        view = augment.View(first.size, scale=first.scale, ratio=first.ratio, flip=first.flip)
+        return replace(self, recipe=replace(self.recipe, views=(view,)))
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation for [B, C, H, W]; for grey images those of red."""
+        mean, std = x.new_tensor([self.recipe.mean, self.recipe.std])[:, : x.shape[1], None, None]
+        return mean, std
 
 
-def luma(x: Tensor) -> Tensor:
-    """Grey [B, 1, H, W] of [B, C, H, W], C = 1 or 3."""
-    if x.shape[1] == 1:
-        return x
-    red, green, blue = x.unbind(dim=1)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
-
-
-def turned_hue(x: Tensor, turn: Tensor) -> Tensor:
-    """[B, 3, H, W] in [0, 1] with its hue (of HSV) moved by ``turn``, [B], in whole turns."""
-    high, low = x.amax(dim=1), x.amin(dim=1)  # [B, H, W]
-    chroma = (high - low).clamp(min=1e-12)
-    red, green, blue = x.unbind(dim=1)
-    sixth = torch.where(
-        high == red,
-        (green - blue) / chroma,
-        torch.where(high == green, (blue - red) / chroma + 2, (red - green) / chroma + 4),
-    )
-    sixth = sixth + 6 * turn[:, None, None]
-    # each channel is a trapezium in the hue, a third of a turn apart
-    shifted = (sixth[:, None] + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(3, 1, 1)) % 6
-    trapezium = torch.minimum(shifted, 4 - shifted).clamp(0, 1)
-    return high[:, None] - (high - low)[:, None] * trapezium
+Views = Recipe | MultiCrop | PhotoViews
 
 
 def _columns(u: Tensor) -> Iterator[Tensor]:

@@ -73,9 +73,9 @@ class TrainConfig(BaseModel):
     image_size: int | None = Field(None, ge=8)
     """pixels a side; None: the data's own, 16 for digits, 224 for folder and hf"""
     views: str | None = None
-    """recipe of the random views: digits | small | photo, any number; or two of unequal strength,
-    byol; or two with smaller crops beside them, for swav, dino, deepcluster: swav | dino |
-    dino-resnet | digits-crops; None: what suits the data"""
+    """recipe of the random views: digits | small | photo | simclr | moco-v1 | moco-v2, any number;
+    or two of unequal strength, byol; or two with smaller crops beside them, for swav, dino,
+    deepcluster: swav | dino | dino-resnet | dinov2 | digits-crops; None: what suits the data"""
 
     encoder: str = "small-resnet"
     """small-resnet | small-cnn | resnet18 | resnet18-cifar | resnet50 | resnet50-cifar |

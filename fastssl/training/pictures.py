@@ -41,7 +41,7 @@ def draw_pictures(
     first = torch.arange(min(SHOWN, len(data.train)))
     images = data.train[first]
     save(loss_curve(metrics), path / "loss.png")
-    rows = [images.float() / 255, *(denormalised(v, recipe) for v in recipe(images, first, 0))]
+    rows = [images.float() / 255, *(recipe.denormalize(v) for v in recipe(images, first, 0))]
     save(
         image_grid(rows, ["image", *(f"view {i + 1}" for i in range(recipe.views))]),
         path / "views.png",
@@ -120,10 +120,6 @@ def some_images(images: Images) -> tuple[Tensor, Tensor | None]:
     """At most MAPPED images, spread over the set, uint8 [n, C, H, W], and their labels."""
     indices = torch.linspace(0, len(images) - 1, min(MAPPED, len(images))).long()
     return images[indices], None if images.labels is None else images.labels[indices]
-
-
-def denormalised(view: Tensor, recipe: Views) -> Tensor:
-    return view * recipe.std + recipe.mean
 
 
 def blank(width: float, height: float) -> tuple[Figure, Axes]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastssl.data import Images, Recipe, Split, Views, build_recipe, fitted, load_data
+from fastssl.data import Images, Split, Views, build_recipe, fitted, load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import QUICK_TASKS, WITHOUT_LABELS, evaluate_encoder, write_report
 from fastssl.methods import METHODS, Method
@@ -197,9 +197,7 @@ def judge(
 
 def gentle(recipe: Views) -> Callable[[Tensor, Tensor, int], Tensor]:
     """The recipe's crops and flips alone, one view: how SimCLR fine-tunes and distils."""
-    first = recipe if isinstance(recipe, Recipe) else recipe.recipes[0]
-    kept = ("scale", "ratio", "shift", "rotate", "shear", "flip", "mean", "std")
-    crops = Recipe(views=1, **{name: getattr(first, name) for name in kept})
+    crops = recipe.gentle()
     return lambda images, indices, seed: crops(images, indices, seed)[0]
 
 
@@ -234,7 +232,9 @@ def sample(images: Images) -> tuple[Tensor, Tensor]:
 
 def _data(config: TrainConfig) -> tuple[Split, Views]:
     data = load_data(config.data, image_size=config.image_size, workers=config.workers)
-    recipe = build_recipe(config.views or data.recipe)
+    recipe = build_recipe(
+        config.views or data.recipe, data.train.shape[-1], channels_last=config.channels_last
+    )
     method = METHODS[config.method]
     return data, fitted(recipe, method.views, method.more_views)
 

@@ -28,7 +28,7 @@ def images(n=12, side=56):
     ],
 )
 def test_sizes(name, sides):
-    recipe = build_recipe(name)
+    recipe = build_recipe(name, 56)
     views = recipe(images(), torch.arange(12), 5)
     assert [tuple(v.shape) for v in views] == [(12, 3, side, side) for side in sides]
     assert recipe.views == len(sides)
@@ -62,36 +62,24 @@ def test_a_small_crop_shows_its_share_of_the_image():
     assert 30 < starts.max() <= 32
 
 
-def test_a_small_crop_is_blurred_as_much_as_a_large_one():
-    """σ is of the image's pixels; a step across the crop's pixels is blurred over as many."""
-    step = torch.zeros(64, 1, 224, 224, dtype=torch.uint8)
-    step[..., 112:] = 255
-    blurred = replace(PLAIN, blur=1.0)
-    middle = replace(blurred, scale=(1 / 4, 1 / 4), size=0.5, shift=-0.5)  # in the middle
-    (whole,), (crop,) = (r(step, torch.arange(64), 0) for r in (blurred, middle))
-    between = [((v[:, 0, 50] > 0.02) & (v[:, 0, 50] < 0.98)).sum(1).float() for v in (whole, crop)]
-    assert between[0].mean() > 2
-    assert between[1].mean() == pytest.approx(between[0].mean().item(), rel=0.1)
-
-
-def test_solarized_pixels_are_inverted_from_the_middle_up():
-    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    (view,) = replace(PLAIN, solarize=1.0)(x, torch.arange(1), 0)
-    expected = torch.where(x < 128, x, 255 - x) / 255
-    torch.testing.assert_close(view, expected, atol=1e-4, rtol=0)
+def test_scales_of_dino_for_resnets():
+    scales = [view.scale for view in build_recipe("dino-resnet").recipe.views]
+    assert scales == [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * 8
 
 
 @pytest.mark.parametrize("name", ["byol", "dino"])
 def test_the_two_large_views_are_treated_unequally(name):
-    first, second = build_recipe(name).recipes[:2]
-    assert (first.blur, first.solarize, first.views) == (1.0, 0.0, 1)
-    assert (second.blur, second.solarize, second.views) == (0.1, 0.2, 1)
+    first, second = build_recipe(name).recipe.views[:2]
+    assert (first.blur, first.solarize) == (1.0, 0.0)
+    assert (second.blur, second.solarize) == (0.1, 0.2)
     assert replace(first, blur=0.1, solarize=0.2) == second
 
 
 def test_how_many_views_a_method_takes():
     swav, byol = build_recipe("swav"), build_recipe("byol")
     assert fitted(Recipe(), 3).views == 3
+    photo = fitted(build_recipe("photo", 20), 3)
+    assert photo.views == len(photo(images(), torch.arange(12), 0)) == 3
     assert fitted(swav, 2, more=True) is swav
     assert fitted(byol, 2) is byol
     with pytest.raises(UserError, match="these views are 8 of an image, the method takes 2"):

@@ -54,7 +54,7 @@ def test_every_setting_is_explained():
     ("arguments", "says"),
     [
         (["simclr", "--frobnicate", "1"], "frobnicate"),
-        (["byol"], "method: Input should be 'simclr', 'moco', 'moco-v3', 'npid'"),
+        (["mocov4"], "method: Input should be 'simclr', 'moco', 'moco-v3', 'npid'"),
         (["--epochs", "many"], "epochs: Input should be a valid integer"),
         (["--epochs", "0"], "epochs: Input should be greater than 0"),
         (["--epochs"], "--epochs: expected one argument"),
