@@ -49,7 +49,8 @@ def answer(case: Case, tensors: tuple[Tensor, ...]) -> Answer:
         loss -= (targets * log_p).sum()
         met = targets.sum(1, keepdim=True).round()
         gradient.append((met * log_p.exp() - targets) / (TEMPERATURES[0] * pairs * rows))
-    return Answer(loss / (pairs * rows), (torch.stack(gradient, 1).to(torch.float32),))
+    wide = torch.promote_types(student.dtype, torch.float32)
+    return Answer(loss / (pairs * rows), (torch.stack(gradient, 1).to(wide),))
 
 
 def eager(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:

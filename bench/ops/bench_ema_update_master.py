@@ -10,7 +10,7 @@ from bench.ops.bench_ema_update import PROVIDERS, benchmark
 BENCH = benchmark(
     "ema_update_master",
     "ema_update: the float32 average of a bfloat16 ResNet-50's 318 tensors; no gradient",
-    lambda dtype: (torch.float32, torch.bfloat16),
+    lambda dtype: (dtype, torch.bfloat16),
     PROVIDERS,
     (
         at_least(3, "ratio", "eager", rows=318),

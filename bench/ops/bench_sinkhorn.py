@@ -33,9 +33,13 @@ def scores(case: Case, prototypes: int) -> Tensor:
     return (x @ y.T).to(case.torch_dtype)
 
 
+def wide(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
 def swav(scores: Tensor) -> Tensor:
     """As SwAV's function does it, in float32 (bfloat16 would be wrong)."""
-    q = torch.exp(scores.float() / EPSILON).T  # [K, B]
+    q = torch.exp(wide(scores) / EPSILON).T  # [K, B]
     q /= q.sum()
     for _ in range(ITERATIONS):
         q /= q.sum(dim=1, keepdim=True)
@@ -48,7 +52,7 @@ def swav(scores: Tensor) -> Tensor:
 
 def log_domain(scores: Tensor) -> Tensor:
     """The remedy that people write against overflow."""
-    logits = scores.float() / EPSILON
+    logits = wide(scores) / EPSILON
     for _ in range(ITERATIONS):
         logits = logits - logits.logsumexp(0, keepdim=True)
         logits = logits - logits.logsumexp(1, keepdim=True)

@@ -44,7 +44,8 @@ def test_every_benchmark_is_found():
     assert {"nt_xent", "similarity_lse"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# augment and its parameters have no eager form: their truth is the reference.
+@pytest.mark.parametrize("name", [name for name in NAMES if "augment" not in name])
 def test_truth_agrees_with_autograd_in_float64(name):
     bench = run.load(name)
     case = replace(CASE, dtype="float64")
