@@ -28,7 +28,7 @@ def accuracy(encoder, data, recipe):
 
 EPOCHS = {"swav": 25, "dino": 25, "deepcluster": 15}  # their steps take more time
 EPOCHS |= dict.fromkeys(("simclr", "supcon", "end-to-end"), 20)  # and these learn sooner
-EPOCHS |= {"simsiam": 30, "vicreg": 25, "byol": 60}
+EPOCHS |= {"vicreg": 25, "byol": 45}
 
 
 @pytest.mark.slow
