@@ -72,19 +72,23 @@ def check_pairs(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"{name}[{i}] must be a tensor, not {type(tensor).__name__}")
+    device = targets[0].device if targets else None
+    checked: set[tuple[torch.dtype, torch.dtype]] = set()  # the hundreds of a model have few
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
         if target.shape != source.shape:
             raise ValueError(
                 f"sources[{i}] must have the shape of targets[{i}], {list(target.shape)}, "
                 f"not {list(source.shape)}"
             )
-        device = targets[0].device
-        for name, tensor in (("targets", target), ("sources", source)):
-            if tensor.device != device:
-                raise ValueError(
-                    f"{name}[{i}] must be on the device of targets[0], {device}, "
-                    f"not {tensor.device}"
-                )
+        if target.device != device or source.device != device:
+            name, tensor = ("sources", source) if target.device == device else ("targets", target)
+            raise ValueError(
+                f"{name}[{i}] must be on the device of targets[0], {device}, not {tensor.device}"
+            )
+        dtypes = (target.dtype, source.dtype)
+        if dtypes in checked:
+            continue
+        checked.add(dtypes)
         if target.dtype in FLOATS:
             if source.dtype not in FLOATS:
                 raise TypeError(

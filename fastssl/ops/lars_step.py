@@ -111,6 +111,7 @@ def _check(params, grads, velocities, averages, order, separate_norms) -> None:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
     if separate_norms and order == "popular":
         raise ValueError("separate_norms is not for the popular order, whose ratio is of ‖v‖")
+    device = params[0].device if params else None
     lists = {"params": params, "grads": grads, "velocities": velocities, "averages": averages}
     for name, tensors in lists.items():
         if len(tensors) != len(params) and (tensors or name != "averages"):
@@ -128,10 +129,9 @@ def _check(params, grads, velocities, averages, order, separate_norms) -> None:
                     f"{name}[{i}] must have the shape of params[{i}], {list(w.shape)}, "
                     f"not {list(t.shape)}"
                 )
-            if t.device != params[0].device:
+            if t.device != device:
                 raise ValueError(
-                    f"{name}[{i}] must be on the device of params[0], {params[0].device}, "
-                    f"not {t.device}"
+                    f"{name}[{i}] must be on the device of params[0], {device}, not {t.device}"
                 )
 
 
