@@ -87,30 +87,44 @@ def reference(made: Any, images: Tensor, drawn: list[Tensor]) -> list[Tensor]:
         return made.apply(images, drawn)
 
 
-def steps(case: Case, pillow: bool) -> Callable[..., Tensor]:
-    """torchvision's functions, an image at a time, on its tensors or on Pillow's images."""
-    f = _peer("torchvision.transforms.v2.functional", "torchvision")
-    from PIL import ImageFilter
-
+def by_torchvision(f: Any, x: Any, row: list[float], size: tuple[int, int], taps: int) -> Any:
+    """What a row of parameters says, by torchvision's functions, of a tensor [C, H, W] or a Pillow
+    image; without patches."""
     from fastssl.augment import Column as C
     from fastssl.reference.augment import ORDERS
 
+    box = [int(row[i]) for i in (C.TOP, C.LEFT, C.HEIGHT, C.WIDTH)]
+    x = f.resized_crop(x, *box, list(size), antialias=True)
+    x = f.horizontal_flip(x) if row[C.FLIP] else x
+    x = f.vertical_flip(x) if row[C.FLIP_VERTICAL] else x
+    x = x.rot90(int(row[C.TURNS]), (1, 2)) if row[C.TURNS] else x
     jitter = (f.adjust_brightness, f.adjust_contrast, f.adjust_saturation, f.adjust_hue)
+    neutral = (1, 1, 1, 0)
+    for step in ORDERS[int(row[C.ORDER])] if row[C.ORDER] >= 0 else ():
+        if row[C.BRIGHTNESS + step] != neutral[step]:
+            x = jitter[step](x, row[C.BRIGHTNESS + step])
+    x = f.rgb_to_grayscale(x, 3) if row[C.GREY] else x
+    pillow = not isinstance(x, Tensor)
+    if row[C.SIGMA] and pillow:
+        from PIL import ImageFilter
+
+        x = x.filter(ImageFilter.GaussianBlur(row[C.SIGMA]))
+    elif row[C.SIGMA]:
+        x = f.gaussian_blur(x, taps, [row[C.SIGMA]] * 2)
+    if row[C.SOLARIZE] < 256:
+        whole = pillow or not x.is_floating_point()
+        x = f.solarize(x, row[C.SOLARIZE] if whole else row[C.SOLARIZE] / 255)
+    return x
+
+
+def steps(case: Case, pillow: bool) -> Callable[..., Tensor]:
+    """torchvision's functions, an image at a time, on its tensors or on Pillow's images."""
+    f = _peer("torchvision.transforms.v2.functional", "torchvision")
 
     def one(x: Any, row: list[float], view: Any, made: Any) -> Tensor:
-        box = [int(row[i]) for i in (C.TOP, C.LEFT, C.HEIGHT, C.WIDTH)]
-        x = f.resized_crop(x, *box, list(view.shape), antialias=True)
-        x = f.horizontal_flip(x) if row[C.FLIP] else x
-        for step in ORDERS[int(row[C.ORDER])] if row[C.ORDER] >= 0 else ():
-            x = jitter[step](x, row[C.BRIGHTNESS + step])
-        x = f.rgb_to_grayscale(x, 3) if row[C.GREY] else x
-        if row[C.SIGMA] and pillow:
-            x = x.filter(ImageFilter.GaussianBlur(row[C.SIGMA]))
-        elif row[C.SIGMA]:
-            x = f.gaussian_blur(x, view.blur_taps, [row[C.SIGMA]] * 2)
-        return f.normalize(
-            f.to_dtype(f.to_image(x), torch.float32, scale=True), made.mean, made.std
-        )
+        x = by_torchvision(f, x, row, view.shape, view.blur_taps)
+        x = f.to_dtype(f.to_image(x), torch.float32, scale=True)
+        return f.normalize(x, made.mean, made.std)
 
     def make(made: Any, images: Tensor, drawn: list[Tensor]) -> list[Tensor]:
         return [

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import fastssl
+from bench.ops.bench_augment import by_torchvision
 from fastssl.ops import Packed, augment
-from fastssl.reference.augment import ORDERS
 from fastssl.reference.augment_parameters import Chances, Column, augment_parameters
 from tests.compat.agreement import peer
 
@@ -123,25 +123,11 @@ ALONE = {
 }  # fmt: skip
 
 
-def by_torchvision(f, image, p, size, taps, quantized):
+def torchvisions(f, image, p, size, taps, quantized):
     """A view, in units of 1/255, by torchvision's functions in the order of the parameters."""
-    c, row = Column, p.tolist()
     x = image.permute(2, 0, 1)
     x = x if quantized else f.to_dtype(x, torch.float32, scale=True)
-    box = [int(row[i]) for i in (c.TOP, c.LEFT, c.HEIGHT, c.WIDTH)]
-    x = f.resized_crop(x, *box, list(size), antialias=True)
-    x = f.horizontal_flip(x) if row[c.FLIP] else x
-    x = f.vertical_flip(x) if row[c.FLIP_VERTICAL] else x
-    x = x.rot90(int(row[c.TURNS]), (1, 2))
-    jitter = (f.adjust_brightness, f.adjust_contrast, f.adjust_saturation, f.adjust_hue)
-    neutral = (1, 1, 1, 0)
-    for step in ORDERS[int(row[c.ORDER])] if row[c.ORDER] >= 0 else ():
-        if row[c.BRIGHTNESS + step] != neutral[step]:
-            x = jitter[step](x, row[c.BRIGHTNESS + step])
-    x = f.rgb_to_grayscale(x, 3) if row[c.GREY] else x
-    x = f.gaussian_blur(x, taps, [row[c.SIGMA]] * 2) if row[c.SIGMA] else x
-    if row[c.SOLARIZE] < 256:
-        x = f.solarize(x, row[c.SOLARIZE] if quantized else row[c.SOLARIZE] / 255)
+    x = by_torchvision(f, x, p.tolist(), size, taps)
     return x.float() if quantized else x * 255
 
 
@@ -153,7 +139,7 @@ def test_is_torchvisions(what, quantized):
     p = plain(images, size, **ALONE[what])
     mine = augment(Packed.of(images), p, size, taps=taps, quantized=quantized) * 255
     for image, row, view in zip(images, p, mine, strict=True):
-        want = by_torchvision(f, image, row, size, taps, quantized)
+        want = torchvisions(f, image, row, size, taps, quantized)
         assert (view - want).abs().max() <= (1.001 if quantized else 255e-5)
 
 
@@ -165,7 +151,7 @@ def test_all_at_once_is_torchvisions():
     sizes = torch.tensor([image.shape[:2] for image in images])
     p = augment_parameters(sizes, torch.arange(60), 3, 1, size, chances)
     mine = augment(Packed.of(images), p, size, taps=9, quantized=True) * 255
-    want = [by_torchvision(f, i, row, size, 9, True) for i, row in zip(images, p, strict=True)]
+    want = [torchvisions(f, i, row, size, 9, True) for i, row in zip(images, p, strict=True)]
     away = (mine - torch.stack(want)).abs()
     assert (away > 0.5).float().mean() < 1e-3
     assert away.max() < 4
