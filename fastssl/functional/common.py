@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.distributed import Local
-from fastssl.ops.checks import FLOATS
+from fastssl.ops.checks import FLOATS, check_zero_dim
 from fastssl.reference.similarity_lse import NORM_EPS, unit_rows
 
 Reduction = Literal["mean", "sum", "none"]
@@ -56,11 +56,7 @@ def check_alike(**embeddings: Tensor) -> None:
 def check_scalar(name: str, value: float | Tensor, device: torch.device) -> None:
     """A number, or a 0-dim floating-point tensor on ``device``."""
     if isinstance(value, Tensor):
-        if value.dim() != 0 or not value.dtype.is_floating_point:
-            raise ValueError(
-                f"{name} must be a float or a 0-dim floating-point tensor, "
-                f"not {value.dtype} of shape {list(value.shape)}"
-            )
+        check_zero_dim(name, value)
         if value.device != device:
             raise ValueError(
                 f"{name} must be on the features' device, {device}, not {value.device}"
@@ -88,11 +84,7 @@ def check_temperature(temperature: float | Tensor, name: str = "temperature") ->
         if not temperature > 0 or temperature == float("inf"):
             raise ValueError(f"{name} must be positive and finite, not {temperature}")
         return
-    if temperature.dim() != 0 or not temperature.dtype.is_floating_point:
-        raise ValueError(
-            f"{name} must be a float or a 0-dim floating-point tensor, "
-            f"not {temperature.dtype} of shape {list(temperature.shape)}"
-        )
+    check_zero_dim(name, temperature)
     if temperature.device.type == "cpu" and not torch.compiler.is_compiling() and temperature <= 0:
         raise ValueError(f"{name} must be positive, not {temperature.item()}")
 

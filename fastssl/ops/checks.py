@@ -39,16 +39,22 @@ def check_rows(**tensors: object) -> None:
             )
 
 
+def check_zero_dim(name: str, tensor: Tensor) -> None:
+    """A tensor in place of a float."""
+    if tensor.dim() != 0 or not tensor.dtype.is_floating_point:
+        raise ValueError(
+            f"{name} must be a float or a 0-dim floating-point tensor, "
+            f"not {tensor.dtype} of shape {list(tensor.shape)}"
+        )
+
+
 def check_matrix(x, y, scale, self_offset, pair_offset, exclude_pair) -> None:
     """Rows, columns (None: the rows), scale and excluded entries of a matrix of similarities."""
     check_rows(**({"x": x} if y is None else {"x": x, "y": y}))
-    if isinstance(scale, Tensor) and (scale.dim() != 0 or not scale.dtype.is_floating_point):
-        raise ValueError(
-            f"scale must be a float or a 0-dim floating-point tensor, "
-            f"not {scale.dtype} of shape {list(scale.shape)}"
-        )
-    if isinstance(scale, Tensor) and scale.device != x.device:
-        raise ValueError(f"scale must be on the device of x, {x.device}, not {scale.device}")
+    if isinstance(scale, Tensor):
+        check_zero_dim("scale", scale)
+        if scale.device != x.device:
+            raise ValueError(f"scale must be on the device of x, {x.device}, not {scale.device}")
     columns = (x if y is None else y).shape[0]
     for name, offset in (("self_offset", self_offset), ("pair_offset", pair_offset)):
         if offset is not None and not 0 <= offset < columns:

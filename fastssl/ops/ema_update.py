@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastssl import backends
 from fastssl import reference as references
-from fastssl.ops.checks import FLOATS
+from fastssl.ops.checks import FLOATS, check_zero_dim
 from fastssl.ops.library import define
 
 
@@ -106,12 +106,9 @@ def check_momentum(momentum: float | Tensor, device: torch.device) -> None:
     if not isinstance(momentum, Tensor):
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in [0, 1], not {momentum}")
-    elif momentum.dim() != 0 or not momentum.is_floating_point():
-        raise ValueError(
-            f"momentum must be a float or a 0-dim floating-point tensor, "
-            f"not {momentum.dtype} of shape {list(momentum.shape)}"
-        )
-    elif momentum.device != device:
+        return
+    check_zero_dim("momentum", momentum)
+    if momentum.device != device:
         raise ValueError(
             f"momentum must be on the targets' device, {device}, not {momentum.device}"
         )

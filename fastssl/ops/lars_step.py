@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastssl import backends
 from fastssl import reference as references
-from fastssl.ops.checks import FLOATS
+from fastssl.ops.checks import FLOATS, check_zero_dim
 from fastssl.ops.library import define
 
 ORDERS = ("classic", "torch", "popular")
@@ -94,11 +94,7 @@ def _scalar(x: float | Tensor, name: str, device: torch.device) -> tuple[Tensor 
     """A tensor and a factor that make the number; a CPU's tensor is the host's to read."""
     if not isinstance(x, Tensor):
         return None, float(x)
-    if x.dim() != 0 or not x.is_floating_point():
-        raise ValueError(
-            f"{name} must be a float or a 0-dim floating-point tensor, "
-            f"not {x.dtype} of shape {list(x.shape)}"
-        )
+    check_zero_dim(name, x)
     if x.device == device:
         return x, 1.0
     if x.device.type == "cpu":

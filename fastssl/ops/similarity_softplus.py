@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from fastssl import backends
 from fastssl import reference as references
-from fastssl.ops.checks import check_matrix
+from fastssl.ops.checks import check_matrix, check_zero_dim
 from fastssl.ops.library import define
 
 
@@ -102,11 +102,7 @@ def _check(x, y, scale, bias, pair_offset, exclude_pair) -> None:
         raise TypeError("y must be a tensor, not None")
     check_matrix(x, y, scale, None, pair_offset, exclude_pair)
     if isinstance(bias, Tensor):
-        if bias.dim() != 0 or not bias.dtype.is_floating_point:
-            raise ValueError(
-                f"bias must be a float or a 0-dim floating-point tensor, "
-                f"not {bias.dtype} of shape {list(bias.shape)}"
-            )
+        check_zero_dim("bias", bias)
         if bias.device != x.device:
             raise ValueError(f"bias must be on the device of x, {x.device}, not {bias.device}")
 
