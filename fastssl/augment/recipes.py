@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import groupby
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fastssl.reference.augment_parameters import Chances
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Range = tuple[float, float]
+SIGMA = 1e6  # the largest; kernels take no more
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class View:
         limits = {
             "scale": (positive, 1.0),
             "ratio": (positive, math.inf),
-            "sigma": (positive, math.inf),
+            "sigma": (positive, SIGMA),
             "erase_scale": (0.0, 1.0),
             "erase_ratio": (positive, math.inf),
         }
@@ -92,9 +93,11 @@ class View:
         for name in ("brightness", "contrast", "saturation"):
             _check_range(name, self._factor(name), 0.0, math.inf)
         _check_range("hue", self._factor("hue", 0.0), -0.5, 0.5)
+        if not self.threshold >= 0:
+            raise ValueError(f"threshold must not be negative, not {self.threshold}")
+        if len(self.shape) != 2 or not all(isinstance(n, int) and n > 0 for n in self.shape):
+            raise ValueError(f"size must be one or two positive whole numbers, not {self.size}")
         height, width = self.shape
-        if min(height, width) < 1:
-            raise ValueError(f"size must be positive, not {self.size}")
         if self.turn and height != width:
             raise ValueError(f"turn needs a square view, not {height} × {width}")
         if self.taps is not None and (self.taps < 1 or self.taps % 2 == 0):
@@ -161,12 +164,25 @@ class Recipe:
         std: as ``mean``.
         quantized: pixels are whole numbers after each step, as torchvision has them on uint8
             tensors and Pillow images; else float32.
+
+    Raises:
+        ValueError: no views, ``mean`` or ``std`` that are not one or three finite numbers, or a
+            ``std`` of 0.
     """
 
     views: tuple[View, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     quantized: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("views must hold at least one")
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+                raise ValueError(f"{name} must be one or three finite numbers, not {numbers}")
+        if 0 in self.std:
+            raise ValueError(f"std must not be 0, as in {self.std}")
 
     def __call__(
         self,
@@ -192,21 +208,19 @@ class Recipe:
 
         Raises:
             TypeError, ValueError: as of :func:`fastssl.ops.augment`; indices that are not int64
-                [B], a seed outside its range.
+                [B], a seed that is no whole number or outside its range.
         """
         parameters = self.parameters(images, indices, seed)
         return self.apply(images, parameters, dtype=dtype, channels_last=channels_last)
 
     def parameters(self, images: Tensor | Packed, indices: Tensor, seed: int) -> list[Tensor]:
         """What is drawn for each view: float32 [B, 19], whose columns :class:`Column` names."""
-        if indices.dtype != torch.int64 or list(indices.shape) != [len(images)]:
-            raise ValueError(
-                f"indices must be int64 of shape [{len(images)}], "
-                f"not {indices.dtype} of shape {list(indices.shape)}"
-            )
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must lie in [0, 2^64), not {seed}")
         sizes = image_sizes(images)
+        tensor = isinstance(indices, Tensor)
+        if not tensor or indices.dtype != torch.int64 or indices.shape != sizes.shape[:1]:
+            what = f"{indices.dtype} of shape {list(indices.shape)}" if tensor else repr(indices)
+            raise ValueError(f"indices must be int64 of shape [{len(sizes)}], not {what}")
+        check_seed(seed)
         return [
             augment_parameters(sizes, indices, seed, v, view.shape, view.chances)
             for v, view in enumerate(self.views)
@@ -227,14 +241,13 @@ class Recipe:
                 f"not {len(parameters)}"
             )
         made: list[Tensor] = []
-        alike = groupby(zip(self.views, parameters, strict=True), lambda pair: _form(pair[0]))
-        for (size, taps), pairs in alike:
-            rows = torch.cat([p for _, p in pairs])
+        for alike in _stretches(self.views):
+            view = self.views[alike.start]
             x = augment(
                 images,
-                rows,
-                size,
-                taps=taps,
+                torch.cat(parameters[alike]),
+                view.shape,
+                taps=view.blur_taps,
                 mean=self.mean if _colours(images) == 3 else self.mean[:1],
                 std=self.std if _colours(images) == 3 else self.std[:1],
                 quantized=self.quantized,
@@ -245,8 +258,19 @@ class Recipe:
         return made
 
 
-def _form(view: View) -> tuple[tuple[int, int], int]:
-    return view.shape, view.blur_taps
+def check_seed(seed: int) -> None:
+    """Raise TypeError or ValueError for what is no seed."""
+    if not isinstance(seed, Integral):
+        raise TypeError(f"seed must be a whole number, not {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in [0, 2^64), not {seed}")
+
+
+def _stretches(views: tuple[View, ...]) -> list[slice]:
+    """Of views of one size and blur, which one call makes."""
+    forms = [(view.shape, view.blur_taps) for view in views]
+    begins = [i for i in range(len(forms)) if i == 0 or forms[i] != forms[i - 1]]
+    return [slice(*ends) for ends in zip(begins, [*begins[1:], len(forms)], strict=True)]
 
 
 def _colours(images: Tensor | Packed) -> int:

@@ -162,6 +162,16 @@ def test_recipes_are_data():
     assert [tuple(v.shape) for v in grey] == [(2, 1, 16, 16)] * 2
 
 
+def test_passes_through_compile():
+    recipe, images = augment.dino(12, 6, crops=2), torch.zeros(3, 3, 9, 8, dtype=torch.uint8)
+    images += torch.arange(8, dtype=torch.uint8) * 30
+    compiled = torch.compile(lambda *given: recipe(*given), fullgraph=True, backend="aot_eager")
+    for seed in (1, 2, 3, 2**64 - 1):
+        whole = compiled(images, torch.arange(3), seed)
+        for one, other in zip(whole, recipe(images, torch.arange(3), seed), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_bad_recipes_are_named():
     images, indices = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2)
     view = View(8)
