@@ -14,6 +14,7 @@ _HOMES = {
     "gradcache": ("grad_cache",),
     "info_nce_pytorch": ("info_nce",),
     "lightly": ("lightly.loss", "lightly.models.modules.memory_bank", "lightly.models.utils"),
+    "lightly_transforms": ("lightly.transforms",),
     "open_clip": ("open_clip.loss",),
     "pytorch_metric_learning": ("pytorch_metric_learning.losses",),
     "solo_learn": ("solo.losses",),
@@ -83,7 +84,8 @@ def patch(package: str, *names: str) -> Patch:
     imported by name before stays as it was; so do objects already built, and derived classes.
 
     Args:
-        package: "gradcache", "info_nce_pytorch", "lightly", "open_clip",
+        package: "gradcache", "info_nce_pytorch", "lightly", "lightly_transforms" (its views, which
+            differ from lightly's in what that module says), "open_clip",
             "pytorch_metric_learning", "solo_learn" or "timm"; what each offers is its module in
             ``fastssl.compat``.
         names: replace only these, such as "NTXentLoss"; none: all that ``fastssl.compat`` has.
