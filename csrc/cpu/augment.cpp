@@ -22,31 +22,29 @@ const AugmentKernels& augment_kernels() {
   return plain::augment;
 }
 
+#define FASTSSL_INLINE inline
+#include "shared/augment_bounds.h"
+
 void require(bool holds, const char* what, int64_t i) {
   if (!holds) throw std::runtime_error(std::string(what) + " " + std::to_string(i));
 }
 
-void check(const AugmentProblem& p, int64_t bytes) {
+// Parameters that the kernel may take as they are.
+Buffer<float> bounded_parameters(const AugmentProblem& p) {
   for (int64_t i = 0; i < p.images; ++i) {
     const int64_t h = p.sizes[2 * i], w = p.sizes[2 * i + 1];
     require(h > 0 && w > 0 && h < 1 << 24 && w < 1 << 24 && p.offsets[i] >= 0 &&
-                p.offsets[i] <= bytes - h * w * p.channels,
+                p.offsets[i] <= p.bytes - h * w * p.channels,
             "the memory does not hold image", i);
   }
+  auto bounded = allocate<float>(p.rows * kAugmentColumns);
   for (int64_t r = 0; r < p.rows; ++r) {
     const float* q = p.parameters + r * kAugmentColumns;
+    require(!(q[kTurns] >= 1) || p.height == p.width, "turns are of a square, not in row", r);
     const int64_t* size = p.sizes + 2 * (r % p.images);
-    const auto within = [&](int begin, int length, int64_t least, int64_t limit) {
-      return q[begin] >= 0 && q[length] >= float(least) && q[begin] + q[length] <= float(limit);
-    };
-    require(within(kTop, kHeight, 1, size[0]) && within(kLeft, kWidth, 1, size[1]),
-            "the crop is not within the image in row", r);
-    require(within(kEraseTop, kEraseHeight, 0, p.height) && within(kEraseLeft, kEraseWidth, 0, p.width),
-            "the patch is not within the view in row", r);
-    require(q[kOrder] >= -1 && q[kOrder] < 24 && q[kSigma] >= 0, "order or sigma is none in row", r);
-    require(q[kTurns] == 0 || (q[kTurns] > 0 && q[kTurns] < 4 && p.height == p.width),
-            "turns are 0 to 3, of a square, not in row", r);
+    bound_parameters(q, size[0], size[1], p.height, p.width, bounded.get() + r * kAugmentColumns);
   }
+  return bounded;
 }
 
 Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool planar,
@@ -58,6 +56,7 @@ Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool
   sizes = torch::stable::contiguous(sizes);
   parameters = torch::stable::contiguous(parameters);
   AugmentProblem p{.data = static_cast<const uint8_t*>(data.const_data_ptr()),
+                   .bytes = data.numel(),
                    .offsets = static_cast<const int64_t*>(offsets.const_data_ptr()),
                    .sizes = static_cast<const int64_t*>(sizes.const_data_ptr()),
                    .images = offsets.size(0),
@@ -77,7 +76,8 @@ Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool
     p.gain[k] = float(1 / (255 * std[size_t(k)]));
     p.bias[k] = float(-mean[size_t(k)] / std[size_t(k)]);
   }
-  check(p, data.numel());
+  const Buffer<float> bounded = bounded_parameters(p);
+  p.parameters = bounded.get();
   const std::vector<int64_t> shape =
       channels_last ? std::vector<int64_t>{p.rows, height, width, channels}
                     : std::vector<int64_t>{p.rows, channels, height, width};

@@ -2,37 +2,10 @@
 // needs a mean first, and blur, which needs neighbours, allow. fastssl/reference/augment.py says what
 // each step is.
 
-FASTSSL_INLINE vf whole_of(vf x) {  // without its fraction; |x| < 2^31
+FASTSSL_INLINE vf whole_of(vf x) {
   return __builtin_convertvector(__builtin_convertvector(x, vi), vf);
 }
-FASTSSL_INLINE vf rounded(vf x) {  // to even; |x| < 2^22
-  const vf magic = vf{} + 12582912.f;
-  return x + magic - magic;
-}
-FASTSSL_INLINE vf clamp_to(vf x, float top) {
-  x = x > 0 ? x : vf{};
-  return x < top ? x : vf{} + top;
-}
 
-FASTSSL_INLINE double exp_of(double x) {  // x ≤ 0; 1e-12 of it
-  if (x < -700) return 0;
-  double power = 1;
-  for (int k = 16; k > 0; --k) power = 1 + power * (x / 64) / k;
-  for (int k = 0; k < 6; ++k) power *= power;
-  return power;
-}
-
-template <bool quantized>
-struct Choose {
-  using filter = FloatFilter;
-};
-template <>
-struct Choose<true> {
-  using filter = FixedFilter;
-};
-
-// A product that is rounded by itself: what it is added to cannot take it in. Whole numbers are cut off,
-// where a last bit decides, and torch's sums are (rounded product) + (product, in one rounding).
 FASTSSL_INLINE vf apart(vf x) {
 #if defined(__x86_64__)
   asm("" : "+x"(x));
@@ -40,121 +13,23 @@ FASTSSL_INLINE vf apart(vf x) {
   return x;
 }
 
-// a·b + c in one rounding; double where the instruction set may have no such instruction.
+// By double where the instruction set may have no such instruction.
 FASTSSL_INLINE vf fused(vf a, vf b, vf c) {
   if constexpr (W > 4) return a * b + c;
   const vd wide = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
   return __builtin_convertvector(wide + __builtin_convertvector(c, vd), vf);
 }
 
-struct Pixels {
-  vf red, green, blue;
-};
-
-FASTSSL_INLINE vf grey_of(const Pixels& x) {
-  const vf red_green = fused(splat(0.587f), x.green, apart(0.2989f * x.red));
-  return fused(splat(0.114f), x.blue, red_green);
-}
-
-// Of three numbers the one that is meant in a sector: 0 from red to yellow, 1 from there to green, …
-FASTSSL_INLINE vf of_sector(vf sector, vf s0, vf s1, vf s2, vf s3, vf s4, vf s5) {
-  const vf first = sector < 1 ? s0 : sector < 2 ? s1 : s2;
-  const vf second = sector < 4 ? s3 : sector < 5 ? s4 : s5;
-  return sector < 3 ? first : second;
-}
-
-// In [0, 1].
-FASTSSL_INLINE Pixels turned_hue(const Pixels& x, float turn) {
-  const vf high = vmax(vmax(x.red, x.green), x.blue);
-  vf low = x.red < x.green ? x.red : x.green;
-  low = low < x.blue ? low : x.blue;
-  const vf chroma = high - low, one = vf{} + 1;
-  const vf divisor = chroma > 0 ? chroma : one;
-  // From the highest, how far below are the one before it and the one after, in the circle of three.
-  const vi is_red = high == x.red, is_green = high == x.green;
-  const vf before = is_red ? x.blue : is_green ? x.red : x.green;
-  const vf after = is_red ? x.green : is_green ? x.blue : x.red;
-  const vf third = is_red ? vf{} : is_green ? vf{} + 2 : vf{} + 4;
-  const vf sixths = (high - before) / divisor + third - (high - after) / divisor;  // -1 to 5
-  vf hue = apart(sixths * float(1.0 / 6)) + 1;
-  hue = (hue < 1 ? hue : hue - 1) + turn;  // -1/2 to 3/2
-  hue = hue < 0 ? hue + 1 : hue < 1 ? hue : hue - 1;
-  const vf at = apart(6 * hue);
-  const vf whole = whole_of(at), sector = whole < 6 ? whole : vf{};
-  const vf saturation = chroma / (chroma > 0 ? high : one);
-  const vf beyond = apart(saturation * (at - whole)), flat = 1 - saturation;
-  const vf falling = (1 - beyond) * high, rising = (beyond + flat) * high;
-  return {of_sector(sector, high, falling, flat * high, flat * high, rising, high),
-          of_sector(sector, rising, high, high, falling, flat * high, flat * high),
-          of_sector(sector, flat * high, flat * high, rising, high, high, falling)};
-}
-
-enum StepKind { kToBrightness, kToContrast, kToSaturation, kToHue, kToGrey };
-
-struct Step {
-  StepKind kind;
-  float amount;
-  float mean = 0;  // of grey, which contrast turns about
-  bool ready = true;
-};
-
-struct Steps {
-  Step list[6];
-  int count = 0;
-
-  explicit Steps(const float* p) {
-    if (p[kGrey] == 2) add(kToGrey, 1);
-    if (p[kOrder] >= 0) {  // a row of the permutations of 0 … 3 in lexicographic order
-      int left[4] = {0, 1, 2, 3}, rank = int(p[kOrder]), radix = 6;
-      for (int size = 4; size > 0; --size) {
-        const int at = rank / radix;
-        add(StepKind(left[at]), p[kBrightness + left[at]]);
-        for (int i = at; i + 1 < size; ++i) left[i] = left[i + 1];
-        rank %= radix;
-        radix = size > 2 ? radix / (size - 1) : 1;
-      }
-    }
-    if (p[kGrey] == 1) add(kToGrey, 1);
-  }
-  void add(StepKind kind, float amount) {
-    if (kind != kToHue || amount != 0) list[count++] = {kind, amount, 0, kind != kToContrast};
-  }
-};
+#include "shared/augment_pixels.h"
 
 template <bool quantized>
-FASTSSL_INLINE vf cut(vf x) {
-  return quantized ? whole_of(x) : x;
-}
-
-template <bool quantized>
-FASTSSL_INLINE vf blend(vf x, vf other, float share) {
-  return cut<quantized>(clamp_to(fused(splat(1 - share), other, apart(share * x)), 255));
-}
-
-template <bool quantized>
-FASTSSL_INLINE Pixels changed(Pixels x, const Step& step) {
-  switch (step.kind) {
-    case kToBrightness:
-    case kToContrast:
-    case kToSaturation: {
-      const vf other = step.kind == kToBrightness ? vf{}
-                       : step.kind == kToContrast ? vf{} + step.mean
-                                                  : cut<quantized>(grey_of(x));
-      return {blend<quantized>(x.red, other, step.amount), blend<quantized>(x.green, other, step.amount),
-              blend<quantized>(x.blue, other, step.amount)};
-    }
-    case kToHue: {
-      constexpr float unit = 1.f / 255, scale = quantized ? 256 - 1e-3f : 255;
-      x = turned_hue({x.red * unit, x.green * unit, x.blue * unit}, step.amount);
-      return {cut<quantized>(x.red * scale), cut<quantized>(x.green * scale),
-              cut<quantized>(x.blue * scale)};
-    }
-    default: {
-      const vf grey = cut<quantized>(grey_of(x));
-      return {grey, grey, grey};
-    }
-  }
-}
+struct Choose {
+  using filter = FloatFilter<vf>;
+};
+template <>
+struct Choose<true> {
+  using filter = FixedFilter<vi>;
+};
 
 // Steps from one on, up to the end or to a contrast that still needs its mean, which is taken on the
 // way. A grey image has one plane, for all three colours.
@@ -166,7 +41,7 @@ static int pass(Steps& steps, int from, float* planes, int64_t colours, int64_t 
   double total = 0;
   vf part{};
   for (int64_t i = 0; i < n; i += W) {
-    Pixels x;
+    Pixels<vf> x;
     x.red = load(planes + i);
     x.green = colours == 3 ? load(planes + plane + i) : x.red;
     x.blue = colours == 3 ? load(planes + 2 * plane + i) : x.red;
@@ -195,11 +70,6 @@ static int pass(Steps& steps, int from, float* planes, int64_t colours, int64_t 
   return end;
 }
 
-FASTSSL_INLINE int64_t reflected(int64_t i, int64_t n) {
-  i = i < 0 ? -i : i;
-  return i < n ? i : 2 * (n - 1) - i;
-}
-
 // The sum of so many rows of two vectors, each by its weight.
 FASTSSL_INLINE void weighed(const float* const* rows, int64_t at, const float* weights, int64_t count,
                             vf& first, vf& second) {
@@ -211,18 +81,16 @@ FASTSSL_INLINE void weighed(const float* const* rows, int64_t at, const float* w
   }
 }
 
-// A Gaussian along rows, then along columns; what lies beyond 5σ, a millionth, is left out.
+// A Gaussian along rows, then along columns.
 template <bool quantized>
 static void blur(float* x, int64_t h, int64_t w, int64_t taps, float sigma, float* memory) {
-  const double s = sigma;
-  int64_t r = taps / 2;
-  if (double(r) > 5 * s + 1) r = int64_t(5 * s) + 1;
+  const int64_t r = blur_radius(taps, sigma);
   float* weights = memory;  // [2r + 1]
   memory += round_up(taps, W);
   double sum = 0;
   for (int pass = 0; pass < 2; ++pass)
     for (int64_t i = -r; i <= r; ++i) {
-      const double at = double(i) / s, weight = exp_of(-at * at / 2);
+      const double weight = gaussian(i, sigma);
       if (pass)
         weights[i + r] = float(weight / sum);
       else
@@ -331,8 +199,8 @@ static int64_t augment_scratch(const AugmentProblem& p) {
   for (int64_t i = 0; i < p.rows; ++i) {
     const float* q = p.parameters + i * kAugmentColumns;
     const auto h = int64_t(q[kHeight]), w = int64_t(q[kWidth]);
-    const int64_t needed = p.quantized ? resize_floats<FixedFilter>(h, w, p.channels, p.height, p.width)
-                                       : resize_floats<FloatFilter>(h, w, p.channels, p.height, p.width);
+    const int64_t needed = p.quantized ? resize_floats<FixedFilter<vi>>(h, w, p.channels, p.height, p.width)
+                                       : resize_floats<FloatFilter<vf>>(h, w, p.channels, p.height, p.width);
     most = most < needed ? needed : most;
   }
   return p.channels * plane_of(p) + round_up(most, W);
@@ -357,7 +225,8 @@ static void view(const AugmentProblem& p, int64_t row, float* planes) {
   resize<Filter>(crop, p.height, p.width, planes, plane, memory);
   for (int64_t k = 0; k < c && q[kTurns] != 0; ++k)
     turn(planes + k * plane, p.height, int(q[kTurns]), memory);
-  Steps steps(q);
+  Steps steps;
+  list_steps(q, steps);
   for (int at = 0; at < steps.count;)
     at = pass<quantized>(steps, at, planes, c, plane, p.height * p.width);
   for (int64_t k = 0; k < c && q[kSigma] != 0; ++k)

@@ -1,30 +1,7 @@
 // A crop of an image, resized by a triangle filter (antialiased, align_corners=False): rows first, then
 // columns, in float or as torch has it for bytes, in fixed point with bytes between.
 
-// Float arithmetic, and that of torch's uint8 path: weights of 15 bits, each pass rounded to a byte.
-struct FloatFilter {
-  using vec = vf;
-  using number = float;
-  static constexpr bool fixed = false;
-  static int bits(double) { return 0; }
-  static number weight(double w, int) { return number(w); }
-  FASTSSL_INLINE vec finish(vec sum, int) { return sum; }
-};
-struct FixedFilter {
-  using vec = vi;
-  using number = int32_t;
-  static constexpr bool fixed = true;
-  static int bits(double largest) {
-    int b = 0;
-    while (b < 22 && int(0.5 + largest * (1 << (b + 1))) < 1 << 15) ++b;
-    return b;
-  }
-  static number weight(double w, int bits) { return number(w * (1 << bits) + 0.5); }
-  FASTSSL_INLINE vec finish(vec sum, int bits) {
-    const vec byte = (sum + (1 << (bits - 1))) >> bits;
-    return byte < 255 ? byte : vec{} + 255;
-  }
-};
+#include "shared/augment_filters.h"
 
 FASTSSL_INLINE int64_t reach_of(int64_t source, int64_t target) {  // most weights a pixel may have
   return source <= target ? 3 : 2 * (source / target + 1) + 2;
@@ -46,40 +23,28 @@ struct Weights {
   Weights(int64_t source, int64_t target, double* row, float* memory)
       : weights(reinterpret_cast<number*>(memory)),
         first(reinterpret_cast<int32_t*>(memory + target * reach_of(source, target))) {
-    const double scale = double(source) / double(target), wide = scale > 1 ? scale : 1;
     double largest = 0, sum = 0;
-    int64_t begin = 0, end = 0;
-    const auto span = [&](int64_t i) {
-      const double centre = scale * (double(i) + 0.5), low = centre - wide + 0.5;
-      begin = low > 0 ? int64_t(low) : 0;
-      end = lower(int64_t(centre + wide + 0.5), source);
-    };
-    const auto fill = [&](int64_t i) {  // the row of a pixel
-      const double centre = scale * (double(i) + 0.5);
+    const auto fill = [&](const Triangle& t) {  // the row of a pixel
       sum = 0;
-      for (int64_t j = begin; j < end; ++j) {
-        double away = (double(j) + 0.5 - centre) / wide;
-        away = away < 0 ? -away : away;
-        row[j - begin] = away < 1 ? 1 - away : 0;
-        sum += row[j - begin];
-      }
+      for (int64_t j = t.begin; j < t.end; ++j) sum += row[j - t.begin] = height_at(t, j);
     };
     for (int64_t i = 0; i < target; ++i) {
-      span(i);
-      count = count < end - begin ? end - begin : count;
+      const Triangle t = triangle_of(source, target, i);
+      count = count < t.end - t.begin ? t.end - t.begin : count;
       if (!Filter::fixed) continue;
-      fill(i);
-      for (int64_t j = 0; j < end - begin; ++j)
+      fill(t);
+      for (int64_t j = 0; j < t.end - t.begin; ++j)
         largest = row[j] / sum > largest ? row[j] / sum : largest;
     }
     bits = Filter::bits(largest);
     for (int64_t i = 0; i < target; ++i) {
-      span(i);
-      fill(i);
-      first[i] = int32_t(lower(begin, source - count));
+      const Triangle t = triangle_of(source, target, i);
+      fill(t);
+      first[i] = int32_t(lower(t.begin, source - count));
       number* to = weights + i * count;
       for (int64_t j = 0; j < count; ++j) to[j] = 0;
-      for (int64_t j = begin; j < end; ++j) to[j - first[i]] = Filter::weight(row[j - begin] / sum, bits);
+      for (int64_t j = t.begin; j < t.end; ++j)
+        to[j - first[i]] = Filter::weight(row[j - t.begin] / sum, bits);
     }
   }
 };

@@ -1,6 +1,6 @@
 // The CPU kernels of ema_update as the binding sees them: one table per instruction set.
 #pragma once
-#include "cpu/element.h"
+#include "shared/element.h"
 
 namespace fastssl {
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "cpu/binding.h"
-#include "cpu/element.h"
+#include "shared/element.h"
 
 namespace __attribute__((visibility("hidden"))) fastssl {
 

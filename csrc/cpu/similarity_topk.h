@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "cpu/element.h"
+#include "shared/element.h"
 
 namespace fastssl {
 

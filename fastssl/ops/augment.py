@@ -103,7 +103,6 @@ def augment(
     packed = images if isinstance(images, Packed) else _packed(images, planar)
     mean, std = (_each(x, packed.channels) for x in (mean, std))
     _check(packed, parameters, size, taps, mean, std, dtype)
-    parameters = kept_within(parameters, packed.sizes, size)
     backend = backends.select("augment", packed.data.device.type)
     run = _reference_fwd if backend == "reference" else backends.raw("augment_fwd", backend)
     return run(
@@ -124,7 +123,8 @@ def augment(
 
 
 def kept_within(parameters: Tensor, sizes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Parameters that every backend may take as they are."""
+    """Parameters that the reference may take as they are; kernels do the same themselves
+    (csrc/shared/augment_bounds.h)."""
     c = Column
     p = parameters.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
     rows = len(p) // len(sizes)
@@ -256,9 +256,9 @@ def _reference_fwd(
         shape = (channels, h, w) if planar else (h, w, channels)
         images.append(pixels.view(shape) if planar else pixels.view(shape).permute(2, 0, 1))
     images = images * (len(parameters) // len(images))
-    out = references.augment(images, parameters, (height, width), taps, mean, std, quantized).to(
-        dtype
-    )
+    size = (height, width)
+    parameters = kept_within(parameters, sizes, size)
+    out = references.augment(images, parameters, size, taps, mean, std, quantized).to(dtype)
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
 
