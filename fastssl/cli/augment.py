@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fastssl.data import RECIPES, build_recipe, load_data
+from fastssl.data import RECIPES, Reading, build_recipe, load_data, reader
 from fastssl.errors import UserError
 
 
@@ -41,11 +41,13 @@ def draw(options: argparse.Namespace) -> None:
         if value is not None and value < least:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} must be at least {least}, not {value}")
-    data = load_data(options.data, image_size=options.image_size)
+    reading = Reading(keep="files")  # for a few images
+    data = load_data(options.data, image_size=options.image_size, reading=reading)
     recipe = build_recipe(options.recipe or data.recipe, data.train.shape[-1])
     indices = torch.arange(min(options.images, len(data.train)))
     images = data.train[indices]
-    views = [recipe.denormalize(view) for view in recipe(images, indices, options.seed)]
+    whole = reader(data.train, recipe)(indices)
+    views = [recipe.denormalize(view) for view in recipe(whole, indices, options.seed)]
     names = ["image", *(f"view {i + 1}" for i in range(len(views)))]
     figure = image_grid([images.float() / 255, *views], names)
     try:

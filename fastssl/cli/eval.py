@@ -14,7 +14,7 @@ from fastssl.data import load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import QUICK_TASKS, TASKS, WITHOUT_LABELS, Fitting, to_table, write_report
 from fastssl.training.ranks import choose_device
-from fastssl.training.run import Run, judge, load_run
+from fastssl.training.run import Run, judge, load_run, reading_of
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +54,8 @@ def on_other_data(run: Run, name: str) -> Run:
         UserError: there is no such data, or its images have another number of channels.
     """
     channels, side, _ = run.data.train.shape
-    data = load_data(name, image_size=side, workers=run.config.workers)
+    reading = dataclasses.replace(reading_of(run.config), cache=None)
+    data = load_data(name, image_size=side, reading=reading)
     if data.train.shape[0] != channels:
         raise UserError(f"{name} has {data.train.shape[0]} channels, the encoder takes {channels}")
     return dataclasses.replace(run, data=data)

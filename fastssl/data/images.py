@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fastssl.data.decode import as_mode
+from fastssl.data.store import ImageStore, Unreadable
 from fastssl.errors import UserError
 
 
@@ -36,6 +38,12 @@ class Split:
     test: Images | None  # None: there is no way to judge, as without labels
     recipe: str  # the views that suit these images, a name in RECIPES
 
+    @property
+    def unreadable(self) -> list[Unreadable]:
+        """Files that were left out of either part."""
+        parts = (part for part in (self.train, self.test) if isinstance(part, ImageStore))
+        return [file for part in parts for file in part.unreadable]
+
 
 class TensorImages:
     """Images in memory: uint8 [N, C, H, W]; labels int64 [N] or None."""
@@ -49,7 +57,27 @@ class TensorImages:
         return len(self.images)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return self.images[indices]
+        return self.gather(indices).cpu()
+
+    @property
+    def nbytes(self) -> int:
+        return self.images.numel()
+
+    def to(self, device: torch.device | str) -> TensorImages:
+        """The same images in a device's memory."""
+        return TensorImages(self.images.to(device), self.labels)
+
+    def gather(self, indices: Tensor, *, pin: bool = False) -> Tensor:
+        """Images on the device that they are on; from the CPU, if so wanted, in page-locked
+        memory."""
+        device = self.images.device
+        out = torch.empty(
+            (len(indices), *self.shape),
+            dtype=torch.uint8,
+            device=device,
+            pin_memory=pin and device.type == "cpu",
+        )
+        return torch.index_select(self.images, 0, indices.to(device), out=out)
 
 
 class FileImages:
@@ -101,9 +129,7 @@ class FileImages:
     def _pixels(self, image: Image.Image) -> Tensor:
         channels, size, _ = self.shape
         image.draft(None, (size, size))  # a JPEG may decode at ½, ¼ or ⅛ of its size
-        if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
-            image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-        image = image.convert("L" if channels == 1 else "RGB")
+        image = as_mode(image, channels)
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)
         if image.size != (width, height):
@@ -112,15 +138,3 @@ class FileImages:
         image = image.crop((left, top, left + size, top + size))
         pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
         return pixels.view(size, size, channels).permute(2, 0, 1)
-
-
-def ahead(load: Callable[[int], Any], keys: Iterable[int]) -> Iterator[Any]:
-    """``map(load, keys)``, where the next item loads in a thread while this one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
-        upcoming = None
-        for key in keys:
-            current, upcoming = upcoming, pool.submit(load, key)
-            if current is not None:
-                yield current.result()
-        if upcoming is not None:
-            yield upcoming.result()

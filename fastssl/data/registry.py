@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fastssl.data import sources
 from fastssl.data.images import Split
+from fastssl.data.shelf import Reading
 from fastssl.errors import UserError, choose
 
-Loader = Callable[[str, int | None, int], Split]  # (path or name, image size, workers)
+Loader = Callable[[str, int | None, Reading], Split]  # (path or name, image size, how files)
 
 SOURCES: dict[str, tuple[str | None, Loader]] = {  # name: (what follows its colon, loader)
     "digits": (None, sources.digits),
@@ -20,7 +21,12 @@ SOURCES: dict[str, tuple[str | None, Loader]] = {  # name: (what follows its col
 }
 
 
-def load_data(name: str, *, image_size: int | None = None, workers: int = 4) -> Split:
+def load_data(
+    name: str,
+    *,
+    image_size: int | None = None,
+    reading: Reading = Reading(),  # noqa: B008, it is frozen
+) -> Split:
     """The images of that name, split into those to train on and those to judge by.
 
     Where the data comes with a split, that one; otherwise one image in five is kept for the test,
@@ -28,15 +34,15 @@ def load_data(name: str, *, image_size: int | None = None, workers: int = 4) -> 
 
     Args:
         name: ``digits`` (scikit-learn's, 8×8), ``folder:PATH`` (image files; folders inside are
-            classes), ``mnist:PATH`` (IDX files, plain or gzip), ``cifar10:PATH`` (the binary
-            version), ``hf:NAME_OR_DIR`` (Hugging Face ``datasets``).
+            classes) or PATH alone, ``mnist:PATH`` (IDX files, plain or gzip), ``cifar10:PATH`` (the
+            binary version), ``hf:NAME_OR_DIR`` (Hugging Face ``datasets``).
         image_size: H = W; None: the data's own, 16 for digits, 224 for folder and hf.
-        workers: threads that decode files.
+        reading: how image files are read; of hf, the threads alone.
 
     Raises:
         UserError: an unknown name, a missing path or package, a broken file.
     """
-    kind, _, rest = name.partition(":")
+    kind, rest = source_of(name)
     forms = [kind + (f":{follows}" if follows else "") for kind, (follows, _) in SOURCES.items()]
     if kind not in SOURCES:
         raise choose("data", name, forms)
@@ -45,4 +51,10 @@ def load_data(name: str, *, image_size: int | None = None, workers: int = 4) -> 
         raise UserError(f"data {name!r} should read {kind}{':' + follows if follows else ''}")
     if follows == "PATH" and not Path(rest).is_dir():
         raise UserError(f"data {name!r}: there is no folder {rest}")
-    return load(rest, image_size, workers)
+    return load(rest, image_size, reading)
+
+
+def source_of(name: str) -> tuple[str, str]:
+    """The kind of data and what follows its colon; the path of a folder is that of its images."""
+    kind, _, rest = name.partition(":")
+    return ("folder", name) if kind not in SOURCES and Path(name).is_dir() else (kind, rest)

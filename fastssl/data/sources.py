@@ -1,4 +1,4 @@
-"""A loader for each kind of data: from a path, an image size and a count of threads to a split."""
+"""A loader for each kind of data: from a path, an image size and how files are read to a split."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastssl.data.images import FileImages, Images, Split, TensorImages
+from fastssl.data.shelf import Reading
+from fastssl.data.store import ImageStore
 from fastssl.errors import UserError
 
 SPLIT_SEED = 0  # of the data, not of a run: test images stay test images
@@ -24,7 +26,7 @@ CIFAR_ROW = 1 + 3 * 32 * 32
 LARGE = 64  # pixels from which views are made as for photographs
 
 
-def digits(_: str, size: int | None, workers: int) -> Split:
+def digits(_: str, size: int | None, reading: Reading) -> Split:
     """scikit-learn's 1,797 handwritten digits, 8×8, 16 grey levels, scaled up to 16×16."""
     from sklearn.datasets import load_digits
 
@@ -40,7 +42,7 @@ def digits(_: str, size: int | None, workers: int) -> Split:
     )
 
 
-def mnist(path: str, size: int | None, workers: int) -> Split:
+def mnist(path: str, size: int | None, reading: Reading) -> Split:
     """MNIST's four IDX files (or those of its likes), each plain or gzip."""
 
     def part(prefix: str) -> Images:
@@ -53,7 +55,7 @@ def mnist(path: str, size: int | None, workers: int) -> Split:
     return Split(part("train"), part("t10k"), "digits")
 
 
-def cifar10(path: str, size: int | None, workers: int) -> Split:
+def cifar10(path: str, size: int | None, reading: Reading) -> Split:
     """CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin and test_batch.bin."""
     folder = Path(path)
     if (folder / "cifar-10-batches-bin").is_dir():
@@ -70,7 +72,7 @@ def cifar10(path: str, size: int | None, workers: int) -> Split:
     return Split(part("data_batch_*.bin"), part("test_batch.bin"), "small")
 
 
-def folder(path: str, size: int | None, workers: int) -> Split:
+def folder(path: str, size: int | None, reading: Reading) -> Split:
     """Image files below a path. Folders inside are classes; files beside none have no labels.
 
     ``PATH/train`` and ``PATH/test`` (or ``val``), where both are there, are the split.
@@ -91,14 +93,7 @@ def folder(path: str, size: int | None, workers: int) -> Split:
     size = size or 224
 
     def images(files: list[Path], labels: list[int] | None) -> Images:
-        return FileImages(
-            lambda i: Image.open(files[i]),
-            lambda i: str(files[i]),
-            len(files),
-            labels,
-            size=size,
-            workers=workers,
-        )
+        return ImageStore(files, labels, size=size, reading=reading)
 
     judged = bool(test_part[0]) and train_part[1] is not None and test_part[1] is not None
     return Split(
@@ -108,7 +103,7 @@ def folder(path: str, size: int | None, workers: int) -> Split:
     )
 
 
-def hugging_face(name: str, size: int | None, workers: int) -> Split:
+def hugging_face(name: str, size: int | None, reading: Reading) -> Split:
     """A data set of Hugging Face ``datasets``: a name of the hub, or a folder it can read."""
     try:
         import datasets
@@ -140,7 +135,7 @@ def hugging_face(name: str, size: int | None, workers: int) -> Split:
             len(rows),
             list(rows[label]) if label else None,
             size=size,
-            workers=workers,
+            workers=reading.workers,
         )
 
     judged = test is not None and label is not None

@@ -187,10 +187,11 @@ class PhotoViews:
         """How many there are in all."""
         return len(self.recipe.views)
 
-    def __call__(self, images: Tensor, indices: Tensor, seed: int) -> list[Tensor]:
-        """Random views, as of :class:`Recipe`, each of the size that the recipe says."""
+    def __call__(self, images: Tensor | augment.Packed, indices: Tensor, seed: int) -> list[Tensor]:
+        """Random views, as of :class:`Recipe`, each of the size that the recipe says; of images of
+        any sizes, packed, on their device whatever serves it."""
         device = images.device
-        if backends.select("augment", device.type) == "reference":
+        if isinstance(images, Tensor) and backends.select("augment", device.type) == "reference":
             images, indices = images.cpu(), indices.cpu()
         views = self.recipe(images, indices, seed % 2**64, channels_last=self.channels_last)
         return [view.to(device) for view in views]

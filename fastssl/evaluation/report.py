@@ -65,6 +65,8 @@ def _caption(report: dict[str, Any]) -> str:
     if "test images" not in setup:
         return text + " images."
     text += f" and {setup['test images']} test images, {setup['classes']} classes."
+    if left_out := len(setup.get("unreadable", [])):
+        text += f" Unreadable: {left_out} files."
     if "few-labels" in setup["tasks"]:
         text += (
             " Few labels: mean ± standard deviation over "

@@ -37,6 +37,18 @@ class Packed:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    @property
+    def device(self) -> torch.device:
+        """That of the data."""
+        return self.data.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Packed:
+        """The same images on a device."""
+        data, offsets, sizes = (
+            x.to(device, non_blocking=non_blocking) for x in (self.data, self.offsets, self.sizes)
+        )
+        return Packed(data, offsets, sizes, self.channels)
+
     @staticmethod
     def of(images: Sequence[Tensor]) -> Packed:
         """Images uint8 [H, W, C], copied one after the other."""

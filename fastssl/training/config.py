@@ -69,7 +69,7 @@ class TrainConfig(BaseModel):
     vit-small | resnet50; byol: imagenet-300 | imagenet-1000; deepcluster, simsiam, barlow-twins,
     vicreg: imagenet. What is given beside it counts more"""
     data: str = "digits"
-    """digits | folder:PATH | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
+    """digits | folder:PATH, or the path alone | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
     """pixels a side; None: the data's own, 16 for digits, 224 for folder and hf"""
     views: str | None = None
@@ -164,6 +164,22 @@ class TrainConfig(BaseModel):
     """only deterministic algorithms, also on a GPU; a CPU is deterministic without"""
     workers: int = Field(4, gt=0)
     """threads that decode image files"""
+    prefetch: int = Field(2, gt=0)
+    """batches that are read ahead of their use"""
+    keep: Literal["auto", "decoded", "encoded", "files"] = "auto"
+    """of a folder's images: decoded, their pixels; encoded, their bytes, decoded for each batch;
+    files, nothing; auto: decoded with a cache or where half of the free memory holds them, else
+    files"""
+    cache: Path | None = None
+    """directory for what is kept of a folder's images, mapped into memory and found again by the
+    next run; None: it is in memory"""
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    """a folder's image that cannot be decoded: raise stops when it is met, skip leaves it out and
+    names it in unreadable.txt"""
+    max_side: int | None = Field(None, gt=0)
+    """a folder's larger images are made smaller, to this longer side; None: each as it is"""
+    resident: bool | None = None
+    """on a GPU, keep all images in its memory; None: where a quarter of what is free holds them"""
     seed: int = Field(0, ge=0)
     """of the weights, the order of images, the views, dropout"""
 

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from fastssl.data import Images, Split, Views
+from fastssl.data import Images, Split, Views, reader
 from fastssl.evaluation import extract_features
 
 MAPPED = 1000  # images on the map, and among which neighbours are sought
@@ -41,7 +41,8 @@ def draw_pictures(
     first = torch.arange(min(SHOWN, len(data.train)))
     images = data.train[first]
     save(loss_curve(metrics), path / "loss.png")
-    rows = [images.float() / 255, *(recipe.denormalize(v) for v in recipe(images, first, 0))]
+    views = recipe(reader(data.train, recipe)(first), first, 0)
+    rows = [images.float() / 255, *(recipe.denormalize(view) for view in views)]
     save(
         image_grid(rows, ["image", *(f"view {i + 1}" for i in range(recipe.views))]),
         path / "views.png",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastssl.data import Images, Split, Views, build_recipe, fitted, load_data
+from fastssl.data import Images, Reading, Split, Unreadable, Views, build_recipe, fitted, load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import QUICK_TASKS, WITHOUT_LABELS, evaluate_encoder, write_report
 from fastssl.methods import METHODS, Method
@@ -32,6 +33,7 @@ from fastssl.training.run_dir import (
     peak_memory_mib,
     read_config,
     read_metrics,
+    write_unreadable,
 )
 from fastssl.training.trainer import Trainer
 
@@ -39,6 +41,7 @@ JUDGED_IMAGES = 10_000  # of either split at most
 JUDGED_BYTES = 2**30
 INITIALISATIONS = 5  # judged of an untrained encoder, where it is small
 SMALL_ENCODER = 1_000_000  # parameters
+NAMED = 5  # files that cannot be read
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     with ranks(config.device) as here:
-        data, recipe = _data(config)
+        data, recipe = _data(config, progress=here.first)
         method = build_method(config, data.train.shape, encoder, samples=len(data.train))
         check_sizes(method.encoder, data.train, recipe)
         untrained = copy.deepcopy(method.encoder)
@@ -96,6 +99,8 @@ def train(
                 pass
             return None, None
         path = path or new_run_dir(config)
+        write_unreadable(data.unreadable, path)
+        _say_left_out(data.unreadable)
         _fit(trainer, Recorder(path, config.checkpoint_seconds))
 
         trained = copy.deepcopy(untrained)  # a plain module, whatever was compiled or moved
@@ -106,6 +111,7 @@ def train(
             write_report(report, path)
         if config.pictures:
             draw_pictures(path, read_metrics(path), run.encoder, data, recipe, here.device)
+        _say_left_out(data.unreadable)  # again, for the first time is long ago
         return path, report
 
 
@@ -177,7 +183,7 @@ def judge(
         tasks = QUICK_TASKS if labelled else WITHOUT_LABELS
     train_images, train_labels = sample(train)
     test_images, test_labels = (None, None) if test is None else sample(test)
-    return evaluate_encoder(
+    report = evaluate_encoder(
         run.encoder,
         train_images,
         train_labels if labelled else None,
@@ -193,6 +199,9 @@ def judge(
         progress=progress,
         **options,
     )
+    if run.data.unreadable:
+        report["setup"]["unreadable"] = [dataclasses.asdict(file) for file in run.data.unreadable]
+    return report
 
 
 def gentle(recipe: Views) -> Callable[[Tensor, Tensor, int], Tensor]:
@@ -230,13 +239,34 @@ def sample(images: Images) -> tuple[Tensor, Tensor]:
     return images[indices], labels[indices]
 
 
-def _data(config: TrainConfig) -> tuple[Split, Views]:
-    data = load_data(config.data, image_size=config.image_size, workers=config.workers)
+def reading_of(config: TrainConfig, *, progress: bool = False) -> Reading:
+    """How the config has image files read."""
+    return Reading(
+        keep=config.keep,
+        cache=config.cache,
+        on_corrupt=config.on_corrupt,
+        max_side=config.max_side,
+        workers=config.workers,
+        progress=progress,
+    )
+
+
+def _data(config: TrainConfig, *, progress: bool = False) -> tuple[Split, Views]:
+    reading = reading_of(config, progress=progress)
+    data = load_data(config.data, image_size=config.image_size, reading=reading)
     recipe = build_recipe(
         config.views or data.recipe, data.train.shape[-1], channels_last=config.channels_last
     )
     method = METHODS[config.method]
     return data, fitted(recipe, method.views, method.more_views)
+
+
+def _say_left_out(files: Sequence[Unreadable]) -> None:
+    if files:
+        some = "; ".join(f"{file.path}: {file.reason}" for file in files[:NAMED])
+        more = f"; and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        text = f"left out, for they cannot be read: {len(files)} files: {some}{more}"
+        tqdm.write(text, file=sys.stderr)
 
 
 def check_sizes(encoder: nn.Module, images: Images, recipe: Views) -> None:

@@ -7,16 +7,19 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastssl.data import Unreadable, source_of
 from fastssl.errors import UserError
 from fastssl.training.checkpoint import load_checkpoint, save_checkpoint
 from fastssl.training.config import TrainConfig, config_from, read_yaml, write_yaml
 
 CONFIG, METRICS, CHECKPOINT, EVENTS = "config.yaml", "metrics.jsonl", "checkpoint.pt", "tensorboard"
+UNREADABLE = "unreadable.txt"
 
 
 def new_run_dir(config: TrainConfig) -> Path:
@@ -25,7 +28,7 @@ def new_run_dir(config: TrainConfig) -> Path:
     Raises:
         UserError: it exists and holds a run already, or cannot be made.
     """
-    kind = config.data.partition(":")[0]
+    kind, _ = source_of(config.data)
     name = f"{config.method}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     path = config.run_dir or Path("runs", name)
     if (path / CONFIG).exists():
@@ -36,6 +39,13 @@ def new_run_dir(config: TrainConfig) -> Path:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return path
+
+
+def write_unreadable(files: Sequence[Unreadable], path: Path) -> None:
+    """Name the files that were left out, a line each, if there are any."""
+    if files:
+        lines = (f"{file.path}: {file.reason}\n" for file in files)
+        (path / UNREADABLE).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
 def read_config(path: Path) -> TrainConfig:

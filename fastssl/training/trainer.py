@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastssl.data import Images, Views, ahead, mix
+from fastssl.data import Images, Views, ahead, mix, placed, reader, resident
 from fastssl.errors import UserError
 from fastssl.methods import Method
 from fastssl.nn import MomentumEncoder
@@ -46,7 +46,8 @@ class Trainer:
     Args:
         method: what is trained; moved to the ranks' device.
         images: to train on.
-        recipe: from uint8 images [B, C, H, W], int64 indices [B] and a seed to a list of views.
+        recipe: from uint8 images [B, C, H, W], int64 indices [B] and a seed to a list of views. A
+            ``PhotoViews`` is given those of an ``ImageStore`` in their own sizes.
         config: the settings; its data, evaluation and run directory are not looked at.
         ranks: the processes that share the work; each takes its part of every batch.
 
@@ -82,7 +83,8 @@ class Trainer:
             )
         if "labels" in method.needs and images.labels is None:
             raise UserError(f"{config.method} needs labels, which these images do not have")
-        self.images = images
+        self.images = resident(images, ranks.device, config.resident)
+        self._read = reader(self.images, recipe, pin=ranks.device.type == "cuda")
         self.recipe = recipe
         self.config = config
         self.ranks = ranks
@@ -124,8 +126,10 @@ class Trainer:
             UserError: the loss is no longer finite, or an image cannot be read.
         """
         self.method.train()
-        for indices, images in ahead(self._load, range(self.step, self.total_steps)):
-            yield self._train_step(indices, images)
+        steps = range(self.step, self.total_steps)
+        with closing(ahead(self._load, steps, depth=self.config.prefetch)) as batches:
+            for indices, images in batches:
+                yield self._train_step(indices, images)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to continue after the present step: tensors, numbers and text."""
@@ -151,24 +155,26 @@ class Trainer:
             reason = str(error).splitlines()[0]
             raise UserError(f"the checkpoint is not of this model: {reason}") from error
 
-    def _load(self, step: int) -> tuple[Tensor, Tensor]:
-        """Indices [B] and uint8 images [B, C, H, W] of this rank's part of a step's batch."""
+    def _load(self, step: int) -> tuple[Tensor, Any]:
+        """Indices [B] and images, uint8, of this rank's part of a step's batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         generator = torch.Generator().manual_seed(mix(self.config.seed, ORDER, epoch))
         order = torch.randperm(len(self.images), generator=generator)
         size = self.config.batch_size
         batch = order[position * size : (position + 1) * size]
         indices = batch[self.ranks.rank :: self.ranks.world_size]
-        return indices, self.images[indices]
+        return indices, self._read(indices)
 
-    def _train_step(self, indices: Tensor, images: Tensor) -> StepResult:
+    def _train_step(self, indices: Tensor, images: Any) -> StepResult:
         config, device = self.config, self.ranks.device
         epoch = self.step // self.steps_per_epoch
+        images = placed(images, device)
+        made = self.recipe(images, indices.to(images.device), mix(config.seed, VIEWS, epoch))
         views = [
-            view.contiguous(memory_format=self.memory_format) if config.channels_last else view
-            for view in self.recipe(
-                images.to(device), indices.to(device), mix(config.seed, VIEWS, epoch)
-            )
+            view.to(device).contiguous(memory_format=self.memory_format)
+            if config.channels_last
+            else view.to(device)
+            for view in made
         ]
         warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
         lr = self.peak_lr * warmup_cosine(self.step, self.total_steps, warmup_steps)

@@ -1,0 +1,259 @@
+"""A set of image files whose batches are gathered once, whatever is kept of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl import augment
+from fastssl.augment import Column, Packed
+from fastssl.data.ahead import ahead
+from fastssl.data.decode import UnreadableError
+from fastssl.data.shelf import Reading, decoded, fill, in_words, read_file, unreadable
+from fastssl.errors import UserError
+
+TOGETHER = 64  # images in memory at once while many are brought to one size, or moved
+COPIED = 2**20  # bytes at least that a thread copies
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that was left out."""
+
+    path: str
+    reason: str
+
+
+class ImageStore:
+    """Images of any sizes, by their files.
+
+    ``store.gather(indices)`` gives a batch as :class:`fastssl.augment.Packed`, every image in its
+    own size, as recipes of :mod:`fastssl.augment` take it; ``store[indices]`` gives their centres
+    in one size. What is kept between batches, and where, :class:`Reading` says. An EXIF orientation
+    is followed, grey, palette, CMYK and 16-bit images become 8-bit RGB, of several frames the first
+    counts; see :func:`fastssl.data.decode.decode`.
+
+    Args:
+        files: the images' paths.
+        labels: a class number for each, or None.
+        size: height and width of what ``store[indices]`` gives.
+        channels: 3, or 1 for grey.
+        reading: what is kept, where, and what becomes of files that cannot be read.
+
+    Attributes:
+        files: those that can be read, N, as far as is known.
+        labels: theirs, int64 [N], or None.
+        unreadable: the others, where they are skipped.
+        sizes: int64 [N, 2], heights and widths.
+        nbytes: of all pixels, decoded.
+        keep: what is kept: decoded | encoded | files.
+
+    Raises:
+        UserError: there is no file that can be read, or one cannot that is not to be skipped; the
+            memory, the disk or the cache does not serve.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path | str],
+        labels: Sequence[int] | None = None,
+        *,
+        size: int = 224,
+        channels: int = 3,
+        reading: Reading = Reading(),  # noqa: B008, it is frozen
+    ) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {channels}")
+        if labels is not None and len(labels) != len(files):
+            raise ValueError(f"labels must be {len(files)}, one a file, not {len(labels)}")
+        paths = [Path(file) for file in files]
+        if not paths:
+            raise UserError("there are no images")
+        shelf = fill(paths, channels, reading)
+        self.unreadable = tuple(Unreadable(str(paths[i]), r) for i, r in shelf.unreadable.items())
+        if len(shelf.rows) == 0:
+            first = self.unreadable[0]
+            raise UserError(
+                f"none of {len(paths)} images can be read; the first, {first.path}: {first.reason}"
+            )
+        self.files = [paths[i] for i in shelf.rows.tolist()]
+        self.labels = None if labels is None else torch.tensor(labels)[shelf.rows].long()
+        self.shape = (channels, size, size)
+        self.sizes = shelf.sizes
+        self.nbytes = int(shelf.sizes.prod(dim=1).sum()) * channels
+        self.keep = shelf.keep
+        self._memory = np.empty(0, np.uint8) if shelf.data is None else shelf.data.numpy()
+        self._begins, self._ends = shelf.offsets.numpy(), (shelf.offsets + shelf.counts).numpy()
+        self._max_side = reading.max_side
+        self._pool = ThreadPoolExecutor(reading.workers, thread_name_prefix="gather")
+        # Pixels that are in memory as they are need no copy, and pages of a disk better come from
+        # it in a thread, ahead of their use.
+        whole = shelf.keep == "decoded" and not shelf.mapped
+        self._packed = self._all(shelf.data, shelf.offsets, shelf.sizes) if whole else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def gather(self, indices: Tensor, *, pin: bool = False) -> Packed:
+        """A batch, its images in the order of the indices.
+
+        Pixels in memory (without ``pin``) or on a device are referred to where they are, and must
+        not be written to. Others are written once, straight into the batch's own memory.
+
+        Args:
+            indices: int64 [B], each in [0, N).
+            pin: into page-locked memory, from which a copy to a GPU need not be waited for.
+
+        Returns:
+            uint8, on the CPU, or on the device of :meth:`to`.
+
+        Raises:
+            ValueError: indices of another dtype or shape, or none.
+            IndexError: an index that is no image's.
+            UserError: an image cannot be read.
+        """
+        self._check(indices)
+        if self._packed is not None and not (pin and self._packed.device.type == "cpu"):
+            every, rows = self._packed, indices.to(self._packed.device)
+            return Packed(every.data, every.offsets[rows], every.sizes[rows], every.channels)
+        sizes = self.sizes[indices.cpu()]
+        counts = sizes.prod(dim=1) * self.shape[0]
+        offsets = counts.cumsum(0) - counts
+        data = torch.empty(int(counts.sum()), dtype=torch.uint8, pin_memory=pin)
+        out, ends = data.numpy(), offsets + counts
+        jobs = list(zip(indices.tolist(), offsets.tolist(), ends.tolist(), strict=True))
+
+        def write(some: list[tuple[int, int, int]]) -> None:
+            for row, begin, end in some:
+                out[begin:end] = self._pixels(row)
+
+        parts = len(jobs) if self.keep != "decoded" else 1 + min(len(data) // COPIED, len(jobs) - 1)
+        # As many at a time as there are threads; the first error is that of the first image.
+        list(self._pool.map(write, (jobs[i::parts] for i in range(parts))))
+        return Packed(data, offsets, sizes, self.shape[0])
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The images' centres: the largest square, scaled to ``size`` by the ``augment`` op
+        (bilinear, antialiased, in whole numbers).
+
+        Args:
+            indices: int64 [B], B ≥ 1.
+
+        Returns:
+            uint8 [B, C, size, size], on the CPU.
+        """
+        self._check(indices)
+        out = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
+        for part, into in zip(indices.split(TOGETHER), out.split(TOGETHER), strict=True):
+            into.copy_(centres(self.gather(part), self.shape[1]))
+        return out
+
+    def batches(
+        self, order: Iterable[Tensor], *, depth: int = 2, pin: bool = False
+    ) -> Generator[tuple[Packed, Tensor, Tensor | None], None, None]:
+        """Batches, their indices and labels, gathered in a thread ahead of their use.
+
+        The i-th is a function of the i-th indices alone: a run goes on where it stopped by
+        ``itertools.islice(order, steps_done, None)``.
+
+        Args:
+            order: int64 indices of each batch.
+            depth: batches ready or in the making beyond the one in use.
+            pin: as of :meth:`gather`.
+
+        Raises:
+            What :meth:`gather` raises, in the place of that batch.
+        """
+
+        def load(indices: Tensor) -> tuple[Packed, Tensor, Tensor | None]:
+            labels = None if self.labels is None else self.labels[indices]
+            return self.gather(indices, pin=pin), indices, labels
+
+        return ahead(load, order, depth=depth)
+
+    def to(self, device: torch.device | str) -> ImageStore:
+        """The same images with their pixels in a device's memory, ``nbytes`` of it; batches are
+        then gathered there, without a copy.
+
+        Raises:
+            UserError: they do not fit, or one cannot be read.
+        """
+        device = torch.device(device)
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if self.nbytes > free:
+                raise UserError(
+                    f"these images take {in_words(self.nbytes)}, {in_words(free)} are free "
+                    f"on {device}"
+                )
+        counts = self.sizes.prod(dim=1) * self.shape[0]
+        offsets = counts.cumsum(0) - counts
+        data = torch.empty(self.nbytes, dtype=torch.uint8, device=device)
+        parts = torch.arange(len(self)).split(TOGETHER)
+        for part, batch in zip(parts, ahead(self._contiguous, parts), strict=True):
+            begin = int(offsets[part[0]])
+            data[begin : begin + len(batch)] = batch.to(device)
+        there = copy.copy(self)
+        there._packed = self._all(data, offsets.to(device), self.sizes.to(device))
+        there._memory = data.numpy() if device.type == "cpu" else np.empty(0, np.uint8)
+        there._begins, there._ends = offsets.numpy(), (offsets + counts).numpy()
+        there.keep = "decoded"
+        return there
+
+    def _contiguous(self, rows: Tensor) -> Tensor:
+        """The pixels of these images, one after the other."""
+        batch = self.gather(rows)
+        ends = batch.sizes.prod(dim=1) * batch.channels + batch.offsets
+        if self._packed is None:
+            return batch.data
+        pairs = zip(batch.offsets.tolist(), ends.tolist(), strict=True)
+        return torch.cat([batch.data[begin:end] for begin, end in pairs])
+
+    def _all(self, data: Tensor | None, offsets: Tensor, sizes: Tensor) -> Packed:
+        assert data is not None
+        return Packed(data, offsets, sizes, self.shape[0])
+
+    def _pixels(self, row: int) -> np.ndarray:
+        """Pixels of one image, uint8 [H·W·C]."""
+        begin, end = self._begins[row], self._ends[row]
+        if self.keep == "decoded":
+            return self._memory[begin:end]
+        height, width = self.sizes[row].tolist()
+        try:
+            encoded = self.keep == "encoded"
+            raw = self._memory[begin:end].data if encoded else read_file(self.files[row])
+            return decoded(raw, (height, width), self.shape[0], self._max_side)
+        except UnreadableError as error:
+            raise unreadable(self.files[row], str(error)) from error
+
+    def _check(self, indices: Tensor) -> None:
+        if indices.dtype != torch.int64 or indices.dim() != 1 or len(indices) == 0:
+            raise ValueError(
+                "indices must be int64 of shape [B], at least one, "
+                f"not {indices.dtype} of shape {list(indices.shape)}"
+            )
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= len(self):
+            wrong = low if low < 0 else high
+            raise IndexError(f"indices must lie in [0, {len(self)}), not {wrong}")
+
+
+def centres(images: Packed, side: int) -> Tensor:
+    """The largest square in the middle of each image, scaled: uint8 [B, C, side, side]."""
+    recipe = augment.Recipe((augment.View(side),), mean=(0.0,), std=(1.0,), quantized=True)
+    device = images.device
+    (rows,) = recipe.parameters(
+        images, torch.zeros(len(images), dtype=torch.int64, device=device), 0
+    )
+    square = images.sizes.amin(dim=1, keepdim=True)  # [B, 1]
+    rows[:, Column.TOP : Column.HEIGHT] = ((images.sizes - square) // 2).to(rows.dtype)
+    rows[:, Column.HEIGHT : Column.FLIP] = square.to(rows.dtype)
+    (view,) = recipe.apply(images, [rows])
+    return (view * 255).round().to(torch.uint8)
