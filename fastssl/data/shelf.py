@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -133,10 +134,11 @@ def free_memory() -> int:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):  # "max" where there is no limit
+    with suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
         group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free.append(limit - int((group / "memory.current").read_text()))
+        limit, used = (int((group / f"memory.{x}").read_text()) for x in ("max", "current"))
+        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free.append(limit - used + int(kinds["inactive_file"]))  # cached pages give way
     return max(0, min(free))
 
 
@@ -357,4 +359,7 @@ def _shown(items: Iterable[Any], total: int, title: str, shown: bool) -> Iterato
         return iter(items)
     from tqdm import tqdm
 
-    return iter(tqdm(items, total=total, desc=title, leave=False, unit=" images"))
+    interval = 0.2 if sys.stderr.isatty() else 10  # seconds; a log file wants few lines
+    return iter(
+        tqdm(items, title, total, leave=False, mininterval=interval, unit=" images", delay=1)
+    )

@@ -66,7 +66,7 @@ def _caption(report: dict[str, Any]) -> str:
         return text + " images."
     text += f" and {setup['test images']} test images, {setup['classes']} classes."
     if left_out := len(setup.get("unreadable", [])):
-        text += f" Unreadable: {left_out} files."
+        text += f" Unreadable files: {left_out}."
     if "few-labels" in setup["tasks"]:
         text += (
             " Few labels: mean ± standard deviation over "

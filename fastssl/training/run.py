@@ -265,7 +265,8 @@ def _say_left_out(files: Sequence[Unreadable]) -> None:
     if files:
         some = "; ".join(f"{file.path}: {file.reason}" for file in files[:NAMED])
         more = f"; and {len(files) - NAMED} more" if len(files) > NAMED else ""
-        text = f"left out, for they cannot be read: {len(files)} files: {some}{more}"
+        count = "1 file" if len(files) == 1 else f"{len(files)} files"
+        text = f"left out, being unreadable: {count}: {some}{more}"
         tqdm.write(text, file=sys.stderr)
 
 

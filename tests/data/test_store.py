@@ -1,0 +1,350 @@
+"""Batches of image files are the same whatever is kept of them, and corrupt files are named."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastssl import augment
+from fastssl.data import ImageStore, Reading, shelf
+from fastssl.data.decode import decode
+from fastssl.errors import UserError
+
+N = 23
+KINDS = [(keep, cached) for keep in ("decoded", "encoded", "files") for cached in (False, True)]
+kinds = pytest.mark.parametrize(("keep", "cached"), KINDS)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("originals"), np.random.default_rng(0)
+    for i in range(N):
+        height, width = rng.integers(9, 60, 2)
+        pixels = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = 1 + i % 8
+        name = f"{i:02}.{('jpg', 'png')[i % 2]}"
+        pixels.resize((int(width), int(height))).save(folder / name, exif=exif)
+    return folder
+
+
+@pytest.fixture
+def files(originals, tmp_path):
+    """Copies that a test may spoil."""
+    shutil.copytree(originals, tmp_path / "files")
+    return sorted((tmp_path / "files").iterdir())
+
+
+def cut(file, share=0.93):
+    raw = file.read_bytes()
+    file.write_bytes(raw[: int(share * len(raw))])
+
+
+def unpacked(batch):
+    places = zip(batch.offsets.tolist(), batch.sizes.tolist(), strict=True)
+    return [batch.data[o : o + h * w * 3].view(h, w, 3).cpu().numpy() for o, (h, w) in places]
+
+
+def assert_images(batch, paths):
+    images = unpacked(batch)
+    assert len(images) == len(paths)
+    for image, path in zip(images, paths, strict=True):
+        assert np.array_equal(image, decode(path))
+
+
+# what is kept
+
+
+@kinds
+def test_a_batch_holds_the_images_asked_for(files, tmp_path, keep, cached):
+    reading = Reading(keep=keep, cache=tmp_path / "cache" if cached else None, workers=3)
+    for _ in range(2):  # the second finds what the first wrote
+        store = ImageStore(files, list(range(N)), size=16, reading=reading)
+        assert (len(store), store.keep, store.shape) == (N, keep, (3, 16, 16))
+        assert store.labels.tolist() == list(range(N))
+        assert store.nbytes == sum(decode(file).size for file in files)
+        for rows in ([0], [5, 3, 5, 22], list(range(N))):
+            assert_images(store.gather(torch.tensor(rows)), [files[i] for i in rows])
+
+
+@kinds
+def test_views_are_those_of_the_files_whatever_is_kept(files, tmp_path, keep, cached):
+    reading = Reading(keep=keep, cache=tmp_path / "cache" if cached else None)
+    indices = torch.tensor([4, 0, 19, 7])
+    batch = ImageStore(files, reading=reading).gather(indices)
+    images = [torch.tensor(decode(files[i])) for i in indices]
+    expected = augment.simclr(24)(augment.Packed.of(images), indices, 3)
+    for view, other in zip(augment.simclr(24)(batch, indices, 3), expected, strict=True):
+        assert torch.equal(view, other)
+
+
+def test_pixels_in_memory_are_not_copied(files):
+    store = ImageStore(files, reading=Reading(keep="decoded"))
+    first, other = (store.gather(torch.tensor(rows)) for rows in ([1, 2], [7]))
+    assert first.data.data_ptr() == other.data.data_ptr()
+    assert first.data.numel() == store.nbytes
+
+
+@pytest.mark.parametrize("keep", ["encoded", "files"])
+def test_images_moved_are_the_same(files, keep):
+    store = ImageStore(files, reading=Reading(keep=keep))
+    moved, rows = store.to("cpu"), torch.tensor([9, 2, 9])
+    assert_images(moved.gather(rows), [files[i] for i in rows])
+    assert moved.gather(rows).data.numel() == store.nbytes
+    assert torch.equal(moved[rows], store[rows])
+    for file in files:
+        file.unlink()  # nothing is read any more
+    assert len(moved.gather(torch.arange(N))) == N
+    if keep == "files":
+        with pytest.raises(UserError, match=f"{files[9]}: not a readable image: No such file"):
+            store.gather(rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_images_on_a_gpu(files):
+    store, rows = ImageStore(files), torch.tensor([9, 2, 9])
+    there = store.to("cuda").gather(rows)
+    assert there.data.device.type == there.sizes.device.type == "cuda"
+    assert_images(there, [files[i] for i in rows])
+    pinned = store.gather(rows, pin=True)
+    assert pinned.data.is_pinned()
+    assert_images(pinned.to("cuda"), [files[i] for i in rows])
+
+
+def test_auto_keeps_what_fits(files, tmp_path, monkeypatch):
+    nbytes = ImageStore(files).nbytes
+    for free, expected in ((2 * nbytes, "decoded"), (2 * nbytes - 1, "files")):
+        monkeypatch.setattr(shelf, "free_memory", lambda free=free: free)
+        assert ImageStore(files).keep == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(shelf, "free_memory", lambda: 2 * nbytes)
+    assert ImageStore(files).keep == "files"
+    monkeypatch.setattr(shelf, "free_memory", lambda: 10)
+    cached = ImageStore(files, reading=Reading(cache=tmp_path / "cache"))  # the disk holds more
+    assert cached.keep == "decoded"
+    assert_images(cached.gather(torch.arange(N)), files)
+    with pytest.raises(UserError, match=r"decoded, these images take .* MiB, and 0.0 MiB of mem"):
+        ImageStore(files, reading=Reading(keep="decoded"))
+
+
+def test_free_memory_is_some_but_not_more_than_there_is():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < shelf.free_memory() <= total
+
+
+def test_larger_images_are_made_smaller(files):
+    for keep in ("decoded", "encoded", "files"):
+        store = ImageStore(files, reading=Reading(keep=keep, max_side=20))
+        assert store.sizes.max() == 20
+        for image, file in zip(unpacked(store.gather(torch.arange(N))), files, strict=True):
+            assert np.array_equal(image, decode(file, max_side=20))
+
+
+def test_one_size_is_the_centre_scaled(files):
+    store = ImageStore(files, size=12)
+    whole = store[torch.arange(N)]
+    assert (whole.dtype, whole.shape) == (torch.uint8, (N, 3, 12, 12))
+    for image, file in zip(whole, files, strict=True):
+        pixels = Image.fromarray(decode(file))
+        side = min(pixels.size)
+        left, top = (pixels.width - side) // 2, (pixels.height - side) // 2
+        square = pixels.crop((left, top, left + side, top + side))
+        expected = np.asarray(square.resize((12, 12), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(image.permute(1, 2, 0).numpy() - expected).max() <= 1
+    grey = ImageStore(files, size=12, channels=1)
+    assert grey[torch.arange(3)].shape == (3, 1, 12, 12)
+    batch = grey.gather(torch.tensor([4]))
+    pixels = batch.data[int(batch.offsets) :][: batch.sizes.prod()].numpy()
+    assert np.array_equal(pixels, decode(files[4], 1).ravel())
+
+
+# the iterator
+
+
+@pytest.mark.parametrize("keep", ["decoded", "encoded"])
+def test_batches_go_on_where_they_stopped(files, keep):
+    store = ImageStore(files, list(range(N)), reading=Reading(keep=keep))
+
+    def order():
+        for epoch in itertools.count():
+            generator = torch.Generator().manual_seed(epoch)
+            yield from torch.randperm(N, generator=generator).split(5)
+
+    first = list(itertools.islice(store.batches(order()), 12))
+    again = itertools.islice(store.batches(itertools.islice(order(), 7, None)), 5)
+    for (a, i, y), (b, j, z) in zip(first[7:], again, strict=True):
+        assert torch.equal(i, j)
+        assert y.tolist() == z.tolist() == i.tolist()
+        assert all(map(np.array_equal, unpacked(a), unpacked(b)))
+
+
+def test_an_error_ends_the_batches_in_its_place(files):
+    store = ImageStore(files, reading=Reading(keep="files"))
+    cut(files[6])
+    batches = store.batches(torch.arange(N).split(3))
+    assert_images(next(batches)[0], files[:3])
+    assert_images(next(batches)[0], files[3:6])
+    with pytest.raises(UserError, match=f"{files[6]}: not a readable image: .*truncated"):
+        next(batches)
+
+
+# corrupt files
+
+
+@kinds
+def test_corrupt_files_are_skipped_and_named(files, tmp_path, keep, cached):
+    cut(files[4])
+    files[9].write_bytes(b"")
+    cut(files[22])
+    cache = tmp_path / "cache" if cached else None
+    reading = Reading(keep=keep, cache=cache, on_corrupt="skip")
+    good = [i for i in range(N) if i not in (4, 9, 22)]
+    for _ in range(2):
+        store = ImageStore(files, list(range(N)), reading=reading)
+        assert [file.path for file in store.unreadable] == [str(files[i]) for i in (4, 9, 22)]
+        assert "truncated" in store.unreadable[0].reason
+        assert store.unreadable[1].reason == "no image of a known format"
+        assert store.labels.tolist() == good
+        assert_images(store.gather(torch.arange(len(store))), [files[i] for i in good])
+        assert store.nbytes == sum(decode(files[i]).size for i in good)
+        moved = store.to("cpu")
+        assert_images(moved.gather(torch.arange(len(store))), [files[i] for i in good])
+
+
+@kinds
+def test_corrupt_files_are_raised(files, tmp_path, keep, cached):
+    cut(files[4])
+    cut(files[9])
+    cache = tmp_path / "cache" if cached else None
+    reading = Reading(keep=keep, cache=cache)
+    with pytest.raises(UserError, match=f"{files[4]}: not a readable image: .*truncated"):
+        ImageStore(files, reading=reading).gather(torch.arange(N))
+    if keep == "decoded" and cached:
+        assert not list(cache.glob("*.bin"))
+        assert not list(cache.glob("*.tmp"))
+        ImageStore(files, reading=Reading(cache=cache, on_corrupt="skip"))
+        with pytest.raises(UserError, match=f"{files[4]}: not a readable image"):
+            ImageStore(files, reading=reading)  # what the other wrote names it as well
+
+
+def test_nothing_that_can_be_read(files):
+    for file in files:
+        file.write_bytes(b"x")
+    with pytest.raises(UserError, match=f"none of {N} images can be read; the first, {files[0]}: "):
+        ImageStore(files, reading=Reading(on_corrupt="skip"))
+    with pytest.raises(UserError, match="there are no images"):
+        ImageStore([])
+
+
+# the cache
+
+
+def test_a_cache_is_read_while_its_files_stay_as_they_are(files, tmp_path, monkeypatch):
+    reading = Reading(cache=tmp_path / "cache")
+    ImageStore(files, reading=reading)
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf, "decoded", None)  # nothing is decoded
+        found = ImageStore(files, reading=reading)
+    assert_images(found.gather(torch.arange(N)), files)
+
+    Image.new("RGB", (11, 7), "red").save(files[3])
+    changed = ImageStore(files, reading=reading)
+    assert_images(changed.gather(torch.arange(N)), files)
+    assert len(list((tmp_path / "cache").glob("*.bin"))) == 1  # the old one is gone
+    assert (found.gather(torch.tensor([5])).data == changed.gather(torch.tensor([5])).data).all()
+
+    less = ImageStore(files[:-1], reading=reading)
+    assert_images(less.gather(torch.arange(N - 1)), files[:-1])
+    small = ImageStore(files, reading=Reading(cache=tmp_path / "cache", max_side=10))
+    assert small.sizes.max() == 10
+
+
+def test_a_broken_cache_is_made_again(files, tmp_path):
+    reading, cache = Reading(cache=tmp_path / "cache"), tmp_path / "cache"
+    ImageStore(files, reading=reading)
+    for pattern in ("*.pt", "*.bin"):
+        for broken in (b"", b"broken"):
+            (file,) = cache.glob(pattern)
+            file.write_bytes(broken)
+            store = ImageStore(files, reading=reading)
+            assert_images(store.gather(torch.arange(N)), files)
+        (file,) = cache.glob(pattern)
+        file.unlink()
+        assert_images(ImageStore(files, reading=reading).gather(torch.arange(N)), files)
+
+
+def build(files, cache, slow):
+    if slow:
+        write = os.pwrite
+        os.pwrite = lambda *args: time.sleep(0.1) or write(*args)
+    ImageStore(files, reading=Reading(cache=cache, workers=1))
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_whole(files, tmp_path):
+    cache = tmp_path / "cache"
+    process = multiprocessing.get_context("fork").Process(target=build, args=(files, cache, True))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not list(cache.glob("*.tmp")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not list(cache.glob("*.pt"))
+    assert_images(ImageStore(files, reading=Reading(cache=cache)).gather(torch.arange(N)), files)
+    assert not list(cache.glob("*.tmp"))
+
+
+def test_a_cache_that_cannot_be_written(files, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=f"cache {tmp_path / 'cache'}: cannot be used: File exists"):
+        ImageStore(files, reading=Reading(cache=tmp_path / "cache"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match="cannot be used: No space left on device"):
+        ImageStore(files, reading=Reading(cache=tmp_path / "other"))
+    assert [path.suffix for path in (tmp_path / "other").iterdir()] == [".lock"]
+
+
+# wrong input
+
+
+@pytest.mark.parametrize(
+    ("indices", "error", "says"),
+    [
+        (torch.tensor([], dtype=torch.int64), ValueError, "at least one"),
+        (torch.tensor([1, 2], dtype=torch.int32), ValueError, "must be int64 of shape"),
+        (torch.tensor([[1, 2]]), ValueError, r"not torch.int64 of shape \[1, 2\]"),
+        (torch.tensor([0, N]), IndexError, rf"must lie in \[0, {N}\), not {N}"),
+        (torch.tensor([0, -1]), IndexError, rf"must lie in \[0, {N}\), not -1"),
+    ],
+)
+def test_wrong_indices(files, indices, error, says):
+    store = ImageStore(files)
+    for read in (store.gather, store.__getitem__):
+        with pytest.raises(error, match=says):
+            read(indices)
+
+
+def test_wrong_options(files):
+    for wrong in ({"keep": "all"}, {"on_corrupt": "ignore"}, {"max_side": 0}, {"workers": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            Reading(**wrong)
+    with pytest.raises(ValueError, match="channels must be 1 or 3, not 4"):
+        ImageStore(files, channels=4)
+    with pytest.raises(ValueError, match=f"labels must be {N}, one a file, not 2"):
+        ImageStore(files, [0, 1])
