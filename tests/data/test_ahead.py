@@ -1,4 +1,4 @@
-"""Work ahead of its use: in order, at most so far ahead, its errors in their places, gone when closed."""
+"""Work ahead of its use: in order, at most so far, errors in their places, gone when closed."""
 
 from __future__ import annotations
 
