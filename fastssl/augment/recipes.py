@@ -9,7 +9,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from fastssl.ops.augment import Packed, augment, image_sizes
+from fastssl.ops.augment import DTYPES, Packed, augment, image_sizes
 from fastssl.ops.augment_parameters import augment_parameters
 from fastssl.reference.augment_parameters import Chances
 
@@ -215,12 +215,7 @@ class Recipe:
 
     def parameters(self, images: Tensor | Packed, indices: Tensor, seed: int) -> list[Tensor]:
         """What is drawn for each view: float32 [B, 19], whose columns :class:`Column` names."""
-        sizes = image_sizes(images)
-        tensor = isinstance(indices, Tensor)
-        if not tensor or indices.dtype != torch.int64 or indices.shape != sizes.shape[:1]:
-            what = f"{indices.dtype} of shape {list(indices.shape)}" if tensor else repr(indices)
-            raise ValueError(f"indices must be int64 of shape [{len(sizes)}], not {what}")
-        check_seed(seed)
+        sizes = check_draw(images, indices, seed)
         return [
             augment_parameters(sizes, indices, seed, v, view.shape, view.chances)
             for v, view in enumerate(self.views)
@@ -248,8 +243,8 @@ class Recipe:
                 torch.cat(parameters[alike]),
                 view.shape,
                 taps=view.blur_taps,
-                mean=self.mean if _colours(images) == 3 else self.mean[:1],
-                std=self.std if _colours(images) == 3 else self.std[:1],
+                mean=per_channel(self.mean, images),
+                std=per_channel(self.std, images),
                 quantized=self.quantized,
                 dtype=dtype,
                 channels_last=channels_last,
@@ -273,10 +268,40 @@ def _stretches(views: tuple[View, ...]) -> list[slice]:
     return [slice(*ends) for ends in zip(begins, [*begins[1:], len(forms)], strict=True)]
 
 
-def _colours(images: Tensor | Packed) -> int:
+def check_draw(images: Tensor | Packed, indices: Tensor, seed: int) -> Tensor:
+    """The images' heights and widths, int64 [B, 2], where their samples' numbers and the seed are
+    what draws take.
+
+    Raises:
+        TypeError: a seed that is no whole number.
+        ValueError: indices that are not int64 [B] or on another device, a seed outside its range.
+    """
+    sizes = image_sizes(images)
+    tensor = isinstance(indices, Tensor)
+    if not tensor or indices.dtype != torch.int64 or indices.shape != sizes.shape[:1]:
+        what = f"{indices.dtype} of shape {list(indices.shape)}" if tensor else repr(indices)
+        raise ValueError(f"indices must be int64 of shape [{len(sizes)}], not {what}")
+    check_seed(seed)
+    if sizes.device != indices.device:
+        raise ValueError(
+            f"indices must be on the images' device, {sizes.device}, not {indices.device}"
+        )
+    return sizes
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises TypeError where views cannot be of that dtype."""
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
+
+
+def per_channel(numbers: tuple[float, ...], images: Tensor | Packed) -> tuple[float, ...]:
+    """Those of the images' channels: of grey ones, the first."""
     if isinstance(images, Packed):
-        return images.channels
-    return images.shape[1] if images.shape[1] in (1, 3) else images.shape[-1]
+        colours = images.channels
+    else:
+        colours = images.shape[1] if images.shape[1] in (1, 3) else images.shape[-1]
+    return numbers if colours == 3 else numbers[:1]
 
 
 def _check_range(name: str, value: Range, low: float, high: float) -> None:
