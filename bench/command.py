@@ -26,8 +26,10 @@ def parser() -> argparse.ArgumentParser:
     )
     words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(runner.names()))
     words.add_argument("--rows", type=int, nargs="+", metavar="M", help="sizes; M = 2N for views")
-    words.add_argument("--dim", type=int, default=128, metavar="D")
-    words.add_argument("--dtype", choices=sorted(TOLERANCE), default="float32")
+    words.add_argument("--dim", type=int, metavar="D", help="default: the benchmark's, mostly 128")
+    words.add_argument(
+        "--dtype", choices=sorted(TOLERANCE), help="default: the benchmark's, mostly float32"
+    )
     words.add_argument("--temperature", type=float, default=0.1)
     words.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     words.add_argument(
@@ -56,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--memory", action="store_true", help="measure memory only, no times")
     words.add_argument("--no-memory", action="store_true", help="times only")
     words.add_argument("--smoke", action="store_true", help="tiny sizes: does it all run?")
-    words.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
+    words.add_argument(
+        "--threads", type=int, help="torch threads (default: the benchmark's, mostly torch's own)"
+    )
     words.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes")
     return words
 
@@ -82,8 +86,7 @@ def main(argv: list[str]) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("fastssl bench: torch sees no CUDA device", file=sys.stderr)
         return 1
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    threads = torch.get_num_threads()
     try:
         benches = [runner.load(name) for name in options.names or runner.names()]
         chosen = [wanted(bench, options.peers) for bench in benches]
@@ -93,15 +96,15 @@ def main(argv: list[str]) -> int:
         words.error("--rows must be at least 4")
     status = 0
     for bench, providers in zip(benches, chosen, strict=True):
+        torch.set_num_threads(options.threads or bench.threads or threads)
         status |= run_one(bench, providers, options)
     return status
 
 
 def run_one(bench: Benchmark, providers: list[str], options: argparse.Namespace) -> int:
     def cases(rows: tuple[int, ...] | list[int]) -> list[Case]:
-        return [
-            Case(m, options.dim, options.dtype, options.device, options.temperature) for m in rows
-        ]
+        dim, dtype = options.dim or bench.dim, options.dtype or bench.dtype
+        return [Case(m, dim, dtype, options.device, options.temperature) for m in rows]
 
     seconds, rounds = options.seconds, options.rounds
     rows, memory_rows = bench.rows, bench.memory_rows

@@ -27,6 +27,8 @@ TOLERANCE = {
     "float16": (1e-2, 3e-2),
     "bfloat16": (2e-2, 8e-2),
 }
+# The same for the loss of a provider that says how its problem differs: it does something alike.
+ALIKE = 0.25
 
 
 # Others' share of the processors below which the machine counts as quiet: one tick in twelve.
@@ -71,7 +73,8 @@ class Provider:
 
     ``make(case)`` returns a function of the inputs giving a scalar, or raises :class:`Skip`.
     Above ``limit`` rows the provider is not tried, for ``reason``; nor where its peak of
-    ``matrices`` M×M matrices (measured at M = 8,192) does not fit in memory.
+    ``matrices`` M×M matrices (measured at M = 8,192) does not fit in memory. ``differs``: in what
+    its problem is another, so that its answer can only be alike; every table says so.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Provider:
     limit: int | None = None
     reason: str = ""
     matrices: float | None = None
+    differs: str = ""
 
     def function(self, case: Case) -> Callable[..., Tensor]:
         if self.limit is not None and case.rows > self.limit:
@@ -112,6 +116,10 @@ class Benchmark:
     bytes: Callable[[Case], float] | None = None
     memory_rows: tuple[int, ...] = ()
     goals: tuple[Any, ...] = field(default=())
+    # Of a plain run: features, dtype, and threads (None: torch's own).
+    dim: int = 128
+    dtype: str = "float32"
+    threads: int | None = None
 
     def provider(self, name: str) -> Provider:
         for provider in self.providers:
@@ -155,11 +163,16 @@ def errors(result: tuple[Tensor, ...], truth: Answer) -> tuple[float, float]:
     return loss_error, grad_error
 
 
-def check(case: Case, result: tuple[Tensor, ...], truth: Answer) -> dict[str, Any]:
-    """``{"loss_error", "grad_error"}``, and ``"wrong"`` with a sentence if they are too large."""
+def check(
+    case: Case, result: tuple[Tensor, ...], truth: Answer, differs: str = ""
+) -> dict[str, Any]:
+    """``{"loss_error", "grad_error"}``, ``"differs"`` where it does, and ``"wrong"`` with a
+    sentence if they are too large."""
     loss_error, grad_error = errors(result, truth)
     entry: dict[str, Any] = {"loss_error": loss_error, "grad_error": grad_error}
     most_loss, most_grad = TOLERANCE[case.dtype]
+    if differs:
+        entry["differs"], most_loss = differs, ALIKE
     if not (loss_error <= most_loss and grad_error <= most_grad):
         entry["wrong"] = (
             f"loss off by {loss_error:.1e}, gradients by {grad_error:.1e} from float64 "

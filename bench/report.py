@@ -70,7 +70,19 @@ def times(results: dict[str, Any]) -> str:
             entry = case["providers"].get(name, {})
             row.append(f"{entry['ratio']:.1f}×" if "ratio" in entry else mark(entry))
         rows.append(row)
-    return markdown_table(head + peers, rows) if rows else ""
+    return markdown_table(head + peers, rows) + differences([results]) if rows else ""
+
+
+def differences(files: list[dict[str, Any]]) -> str:
+    """A line for each provider whose problem is another, in any of the files."""
+    found = {
+        name: entry["differs"]
+        for results in files
+        for case in results["cases"]
+        for name, entry in case["providers"].items()
+        if "differs" in entry and "ratio" in entry
+    }
+    return "".join(f"\n{name}: another problem – {text}.\n" for name, text in found.items())
 
 
 def memory(results: dict[str, Any]) -> str:
@@ -223,12 +235,13 @@ BASELINES = ("eager", "torch.compile")
 def lines(table: str, folder: Path = RESULTS) -> str:
     """One line for each benchmark on a CPU: its largest size, beside plain PyTorch and peers."""
     names, below = TABLES[table]
-    rows = []
+    rows, files = [], []
     for name in names:
         path = folder / f"{name}-cpu.json"
         if not path.exists():
             continue
         results = json.loads(path.read_text())
+        files.append(results)
         timed = [c for c in results["cases"] if "p50" in c["providers"].get("fastssl", {})]
         case = max(timed, key=lambda case: case["rows"])
         entries = case["providers"]
@@ -250,7 +263,7 @@ def lines(table: str, folder: Path = RESULTS) -> str:
     if not rows:
         return "Not measured yet.\n"
     head = ["`fastssl bench …`", "rows", "ms", "of the floor", *BASELINES, "peers", "memory"]
-    return markdown_table([*head, "eager's"], rows) + f"\n{below}"
+    return markdown_table([*head, "eager's"], rows) + differences(files) + f"\n{below}"
 
 
 def section(name: str, folder: Path = RESULTS) -> str:

@@ -63,8 +63,9 @@ def run_case(
     runs: dict[str, Callable[[], object]] = {}
     for name in wanted:
         try:
-            function = bench.provider(name).function(case)
-            entries[name] = check(case, step(function, tensors), truth)
+            provider = bench.provider(name)
+            function = provider.function(case)
+            entries[name] = check(case, step(function, tensors), truth, provider.differs)
             if "wrong" not in entries[name]:
                 runs[name] = lambda function=function: step(function, tensors)
         except Skip as skip:
@@ -209,6 +210,11 @@ def table(case: dict[str, Any]) -> str:
         f"\nM={case['rows']} D={case['dim']} {case['dtype']} {case['device']}; "
         f"floor {milliseconds(case['floor_ms'])} ms at {case[rate]:.0f} {unit}"
     )
+    notes += [
+        f"  {name}: another problem – {entry['differs']}"
+        for name, entry in case["providers"].items()
+        if "differs" in entry and "p50" in entry
+    ]
     if case["others"] > BUSY:
         notes.append(f"  other processes took {case['others']:.0%} of the processors meanwhile")
     return "\n".join([title, columns(rows), *notes])

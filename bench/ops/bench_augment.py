@@ -1,10 +1,13 @@
 """SimCLR's two views of M images, of one side, in pixels, for 224 from sources of 375 × 500, as
-photographs are, and for less from images of that side, without blur, as CIFAR's.
+photographs are, and for less from images of that side, without blur, as CIFAR's; on one thread, for
+torchvision and Pillow know no more.
 
-Everybody is given the parameters that fastssl draws, so that all answers are alike; fastssl's time
-is with drawing them. In bfloat16, the dtype of fastssl's views, answers need only agree to what is
-lost between uint8 and float32: Pillow's are in whole numbers, torchvision's in either. The floor is
-the time of the bytes: half of each source is read on average, and the views are written.
+Nearly everybody is given the parameters that fastssl draws, so that all answers are alike;
+fastssl's time is with drawing them. In bfloat16, the dtype of fastssl's views, answers need only
+agree to what is lost between uint8 and float32: Pillow's are in whole numbers, torchvision's in
+either. kornia draws for itself, and does something else (see its ``differs``): its answer is held
+to be alike only, and so reported. The floor is the time of the bytes: half of each source is read
+on average, and the views are written.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.goals import at_least
+from bench.goals import Goal, at_least
 from bench.harness import Answer, Benchmark, Case, Provider
 from bench.peers import _peer
 
@@ -142,6 +145,31 @@ def steps(case: Case, pillow: bool) -> Callable[..., Tensor]:
     return scored(run)(case)
 
 
+def kornia(case: Case) -> Callable[..., Tensor]:
+    """Its modules in the recipe's order, as its users chain them."""
+    k = _peer("kornia.augmentation", "kornia")
+    made = recipe(case)
+    v = made.views[0]
+    steps = [
+        k.RandomResizedCrop(v.shape, scale=v.scale, ratio=v.ratio),
+        k.RandomHorizontalFlip(v.flip),
+        k.ColorJitter(v.brightness, v.contrast, v.saturation, v.hue, p=v.jitter),
+        k.RandomGrayscale(p=v.grey),
+    ]
+    if v.blur:
+        steps.append(k.RandomGaussianBlur((v.blur_taps, v.blur_taps), v.sigma, p=v.blur))
+    steps.append(k.Normalize(torch.tensor(made.mean), torch.tensor(made.std)))
+    chain = torch.nn.Sequential(*steps).to(case.device)
+    torch.manual_seed(case.seed)  # of what is compared below; it draws anew at each call
+
+    def run(images: Tensor) -> Tensor:
+        x = images.float() / 255
+        with torch.no_grad():
+            return score([chain(x) for _ in made.views])
+
+    return run
+
+
 def answer(case: Case, tensors: tuple[Tensor, ...]) -> Answer:
     made = recipe(case)
     (images,) = tensors
@@ -154,23 +182,48 @@ def traffic(case: Case) -> float:
     return 2 * case.rows * 3 * (area + case.torch_dtype.itemsize * case.dim**2)
 
 
-BENCH = Benchmark(
-    name="augment",
-    title="SimCLR's two views of M images: D pixels a side; no gradient",
-    inputs=inputs,
-    truth=answer,
-    providers=(
-        Provider("fastssl", fastssl),
-        Provider("reference", scored(reference)),
-        Provider("torchvision", lambda case: steps(case, pillow=False)),
-        Provider("torchvision-pillow", lambda case: steps(case, pillow=True)),
+def benchmark(
+    name: str, side: int, rows: tuple[int, ...], goals: tuple[Goal, ...], **options: Any
+) -> Benchmark:
+    return Benchmark(
+        name=name,
+        title=f"SimCLR's two views of M images: {side} pixels a side; no gradient",
+        inputs=inputs,
+        truth=answer,
+        flops=lambda case: 0.0,
+        bytes=traffic,
+        rows=rows,
+        goals=goals,
+        dim=side,
+        dtype="bfloat16",
+        **options,
+    )
+
+
+WHERE = {"dtype": "bfloat16"}
+PROVIDERS = (
+    Provider("fastssl", fastssl),
+    Provider("reference", scored(reference)),
+    Provider("torchvision", lambda case: steps(case, pillow=False)),
+    Provider("torchvision-pillow", lambda case: steps(case, pillow=True)),
+    Provider(
+        "kornia",
+        kornia,
+        differs="resizes without antialias, one order of the jitter for a batch, float32 views, "
+        "and random numbers of its own",
     ),
-    flops=lambda case: 0.0,
-    bytes=traffic,
-    rows=(16, 32),
+)
+BENCH = benchmark(
+    "augment",
+    224,
+    (16, 32),
+    (
+        at_least(6, "ratio", "torchvision-pillow", rows=16, **WHERE),
+        at_least(6, "ratio", "torchvision-pillow", rows=32, **WHERE),
+        at_least(30, "ratio", "kornia", rows=16, **WHERE),
+        at_least(30, "ratio", "kornia", rows=32, **WHERE),
+    ),
+    providers=PROVIDERS,
     memory_rows=(16,),
-    goals=(
-        at_least(6, "ratio", "torchvision-pillow", rows=16),
-        at_least(6, "ratio", "torchvision-pillow", rows=32),
-    ),
+    threads=1,
 )

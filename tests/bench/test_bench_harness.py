@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from bench import command, floors, memory, peers, run
 from bench.goals import at_least, at_most
-from bench.harness import Case, Provider, Skip, check, interleave, quantiles, ratio, step
+from bench.harness import Answer, Case, Provider, Skip, check, interleave, quantiles, ratio, step
 from fastssl import cli
 
 CASE = Case(32, dim=8)
@@ -104,6 +104,41 @@ def test_wrong_answers_get_no_time():
         assert "p50" not in entries[name]
         assert "off by" in entries[name]["wrong"]
     assert entries["broken"] == {"failed": "RuntimeError: out of order"}
+
+
+def test_another_problem_is_named_and_only_held_to_be_alike():
+    functions = {
+        "alike": lambda z0, z1, t: 1.1 * peers.eager_nt_xent(z0, z1, t),
+        "unlike": lambda z0, z1, t: 2 * peers.eager_nt_xent(z0, z1, t),
+    }
+    bench = with_providers(run.load("nt_xent"), **functions)
+    bench = replace(
+        bench,
+        truth=lambda case, z: Answer(peers.eager_nt_xent(*z, case.temperature), ()),
+        inputs=lambda case: tuple(torch.rand(2, 16, 8)),  # without gradient, as views are
+        providers=tuple(replace(p, differs="a tenth more") for p in bench.providers),
+    )
+    found = quick(bench, alike=1, unlike=1)
+    entries = found["providers"]
+    assert entries["alike"]["differs"] == "a tenth more"
+    assert "p50" in entries["alike"]
+    assert "alike: another problem – a tenth more" in run.table(found)
+    assert "p50" not in entries["unlike"]
+    assert "unlike: another" not in run.table(found)
+
+
+def test_kornia_is_measured_where_it_is():
+    for name in ("augment", "augment_32"):
+        provider = run.load(name).provider("kornia")
+        assert "antialias" in provider.differs
+        try:
+            function = provider.function(Case(64, 24))
+        except Skip as reason:
+            pytest.skip(str(reason))
+        bench, case = run.load(name), Case(64, 24)
+        inputs = bench.inputs(case)
+        entry = check(case, step(function, inputs), bench.truth(case, inputs), provider.differs)
+        assert "wrong" not in entry
 
 
 def test_nan_never_passes():

@@ -40,6 +40,14 @@ def test_tables():
     assert "`fastssl bench nt_xent`" in text
 
 
+def test_another_problem_is_named_below():
+    case = {**RESULTS["cases"][0], "providers": dict(RESULTS["cases"][0]["providers"])}
+    case["providers"]["kornia"] = {"p50": 9.0, "ratio": 4.5, "differs": "no antialias"}
+    text = report.markdown({**RESULTS, "cases": [case]})
+    assert "| 4.5× |" in text
+    assert "kornia: another problem – no antialias.\n" in text
+
+
 def test_sections_are_refreshed_and_nothing_else(tmp_path):
     (tmp_path / "nt_xent-cpu.json").write_text(json.dumps(RESULTS))
     readme = "before\n<!-- bench:nt_xent-cpu -->\nold\n<!-- /bench -->\nbetween\n"
