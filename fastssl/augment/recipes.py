@@ -295,13 +295,16 @@ def check_dtype(dtype: torch.dtype) -> None:
         raise TypeError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
 
 
+def channels_of(images: Tensor | Packed) -> int:
+    """1 or 3."""
+    if isinstance(images, Packed):
+        return images.channels
+    return images.shape[1] if images.shape[1] in (1, 3) else images.shape[-1]
+
+
 def per_channel(numbers: tuple[float, ...], images: Tensor | Packed) -> tuple[float, ...]:
     """Those of the images' channels: of grey ones, the first."""
-    if isinstance(images, Packed):
-        colours = images.channels
-    else:
-        colours = images.shape[1] if images.shape[1] in (1, 3) else images.shape[-1]
-    return numbers if colours == 3 else numbers[:1]
+    return numbers if channels_of(images) == 3 else numbers[:1]
 
 
 def _check_range(name: str, value: Range, low: float, high: float) -> None:

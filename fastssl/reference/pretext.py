@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -128,15 +129,14 @@ def blocks(
     seed: int,
     size: tuple[int, int],
     count: int,
-    least: tuple[int, int],
-    most: tuple[int, int],
+    sides: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """Pixels within any of ``count`` rectangles, bool [B, *size]: sides of ``least`` to ``most``
-    pixels, each as likely, then a place."""
+    """Pixels within any of ``count`` rectangles, bool [B, *size]: heights and widths of least to
+    most pixels, each as likely, then a place."""
     bits = philox(seed, samples, BLOCKS, 4 * count).view(-1, count, 2, 2)
     inside = []  # of rows and of columns, [B, count, pixels] each
-    for axis, (pixels, low, high) in enumerate(zip(size, least, most, strict=True)):
-        length = low + below(bits[:, :, 0, axis], high - low + 1)  # [B, count]
+    for axis, (pixels, (least, most)) in enumerate(zip(size, sides, strict=True)):
+        length = least + below(bits[:, :, 0, axis], most - least + 1)  # [B, count]
         start = below(bits[:, :, 1, axis], pixels - length + 1)
         place = torch.arange(pixels, device=samples.device) - start[:, :, None]
         inside.append((place >= 0) & (place < length[:, :, None]))
