@@ -275,8 +275,10 @@ class Counting(_Pieces):
 def _standardised(x: Tensor) -> Tensor:
     """Each image's channels, [R, C, H, W] in [0, 1], with mean 0 and variance 1: a standard
     deviation below a grey level counts as one."""
-    deviation, mean = torch.std_mean(x, dim=(2, 3), correction=0, keepdim=True)
-    return (x - mean) / deviation.clamp(min=1 / 255)
+    x = x - x[:, :, :1, :1]  # so that what has no contrast is 0 and not what rounding left
+    x -= x.mean(dim=(2, 3), keepdim=True)
+    deviation = x.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    return x.div_(deviation.clamp_(min=1 / 255))
 
 
 _permutations: dict[tuple[torch.device, int, int], Tensor] = {}

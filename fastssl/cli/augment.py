@@ -1,4 +1,4 @@
-"""``fastssl augment``: what a recipe of views does, as a picture."""
+"""``fastssl augment``: what a recipe of views or a pretext task does, as a picture."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from fastssl.cli.pretext import TASKS
 from fastssl.data import RECIPES, Reading, build_recipe, load_data, reader
-from fastssl.errors import UserError
+from fastssl.errors import UserError, choose
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """Write the picture: images in the first row, each one's views below it.
+    """Write the picture: images in the first row; below each one its views, or what is made of it.
 
     Raises:
         UserError: there is no such data or recipe, a number is out of range, or the file cannot be
@@ -43,13 +44,22 @@ def draw(options: argparse.Namespace) -> None:
             raise UserError(f"{flag} must be at least {least}, not {value}")
     reading = Reading(keep="files")  # for a few images
     data = load_data(options.data, image_size=options.image_size, reading=reading)
-    recipe = build_recipe(options.recipe or data.recipe, data.train.shape[-1])
+    name = options.recipe or data.recipe
+    if name not in (*RECIPES, *TASKS):
+        raise choose("recipe of views", name, [*RECIPES, *TASKS])
     indices = torch.arange(min(options.images, len(data.train)))
     images = data.train[indices]
-    whole = reader(data.train, recipe)(indices)
-    views = [recipe.denormalize(view) for view in recipe(whole, indices, options.seed)]
-    names = ["image", *(f"view {i + 1}" for i in range(len(views)))]
-    figure = image_grid([images.float() / 255, *views], names)
+    rows = {"image": images.float() / 255}
+    if name in TASKS:
+        try:
+            rows |= TASKS[name](images, indices, options.seed)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+    else:
+        recipe = build_recipe(name, data.train.shape[-1])
+        views = recipe(reader(data.train, recipe)(indices), indices, options.seed)
+        rows |= {f"view {i + 1}": recipe.denormalize(view) for i, view in enumerate(views)}
+    figure = image_grid(list(rows.values()), list(rows))
     try:
         save(figure, options.out)
     except OSError as error:
@@ -62,12 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastssl augment",
         description="Draw the first training images and, below each, views that a recipe makes "
-        "of it.",
+        "of it, or what a pretext task does.",
     )
     parser.add_argument(
         "--data", default="digits", help="digits, folder:PATH, cifar10:PATH, …; default: digits"
     )
-    parser.add_argument("--recipe", help=f"of {', '.join(RECIPES)}; default: what suits the data")
+    parser.add_argument(
+        "--recipe",
+        help=f"of {', '.join(RECIPES)}; or a task, of {', '.join(TASKS)}; default: what suits the "
+        "data",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the picture: PNG, PDF, SVG, …")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="how many; default: 8")
     parser.add_argument(
