@@ -62,7 +62,7 @@ def validate(words: list[str]) -> dict[str, Any]:
     }
     config = TrainConfig(device="cpu", **changes)
     recipe = dataclasses.replace(build_recipe("digits"), **views)
-    whole = load_data("digits", image_size=config.image_size, workers=1).train
+    whole = load_data("digits", image_size=config.image_size).train
     parts = [
         TensorImages(whole[rows], whole.labels[rows])
         for rows in map(torch.tensor, held_out(whole.labels.tolist()))
