@@ -2,7 +2,8 @@
 
 Each takes two views z0, z1 [N, D] and a temperature and returns the mean over the 2N rows. A peer
 that is not installed is skipped by name; one that would need absurd memory, with the reason.
-Install them with ``pip install --no-deps lightly pytorch-metric-learning info-nce-pytorch``.
+Install them with ``pip install --no-deps lightly pytorch-metric-learning info-nce-pytorch``, and
+what augments with ``pip install --no-deps kornia kornia_rs``.
 """
 
 from __future__ import annotations

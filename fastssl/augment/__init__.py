@@ -11,6 +11,20 @@ from fastssl.augment.colours import (
 )
 from fastssl.augment.drop_in import Augment, Collate, Numbered, Sample
 from fastssl.augment.masks import BlockMask, CentreMask, Masked, MaskedPatches, PatchMask
+from fastssl.augment.named import (
+    barlow_twins,
+    byol,
+    digits,
+    dino,
+    dinov2,
+    mae,
+    moco_v1,
+    moco_v2,
+    moco_v3,
+    simclr,
+    simsiam,
+    swav,
+)
 from fastssl.augment.permutations import far_permutations
 from fastssl.augment.pieces import (
     Counted,
@@ -21,17 +35,7 @@ from fastssl.augment.pieces import (
     RelativePatches,
 )
 from fastssl.augment.pretext import Rotated, Rotation
-from fastssl.augment.recipes import (
-    Recipe,
-    View,
-    byol,
-    dino,
-    dinov2,
-    moco_v1,
-    moco_v2,
-    simclr,
-    swav,
-)
+from fastssl.augment.recipes import Recipe, View
 from fastssl.ops.augment import Packed
 from fastssl.reference.augment_parameters import Column
 from fastssl.reference.lab import ab_bins, lab_to_rgb, rgb_to_lab
@@ -64,16 +68,21 @@ __all__ = [
     "View",
     "ab_bins",
     "ab_labels",
+    "barlow_twins",
     "byol",
     "decode_ab",
+    "digits",
     "dino",
     "dinov2",
     "far_permutations",
     "lab_to_rgb",
+    "mae",
     "moco_v1",
     "moco_v2",
+    "moco_v3",
     "rgb_to_lab",
     "simclr",
+    "simsiam",
     "soft_ab_labels",
     "swav",
 ]

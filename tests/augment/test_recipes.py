@@ -15,7 +15,20 @@ from fastssl.reference.augment_parameters import _exp, augment_parameters
 from fastssl.reference.philox import philox
 from tests.compat.agreement import peer
 
-RECIPES = ("simclr", "moco_v1", "moco_v2", "byol", "swav", "dino", "dinov2")
+RECIPES = (
+    *(
+        "simclr",
+        "moco_v1",
+        "moco_v2",
+        "moco_v3",
+        "byol",
+        "barlow_twins",
+        "simsiam",
+        "mae",
+        "digits",
+    ),
+    *("swav", "dino", "dinov2"),
+)
 
 
 def philox_by_hand(counter, key):
@@ -51,7 +64,7 @@ def test_exp_by_arithmetic():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_view_is_a_function_of_seed_sample_and_view(name):
     recipe = getattr(augment, name)(
-        24, **({"small": 12} if name[0] == "d" or name == "swav" else {})
+        24, **({"small": 12} if name in ("swav", "dino", "dinov2") else {})
     )
     images = torch.randint(0, 256, (6, 3, 40, 30), dtype=torch.uint8)
     indices = torch.tensor([3, 1, 4, 10**12, 5, 9])
@@ -160,6 +173,24 @@ def test_recipes_are_data():
     assert View(1, blur=1).blur_taps == 1
     grey = augment.byol(16)(torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.arange(2), 0)
     assert [tuple(v.shape) for v in grey] == [(2, 1, 16, 16)] * 2
+
+
+def test_digits_keep_what_tells_them_apart():
+    """No flips; grey as colours; softer or of other contrast, and black stays black."""
+    recipe = augment.digits(16)
+    view = recipe.views[0]
+    assert (view.flip, view.flip_vertical, view.turn, view.grey) == (0, 0, 0, 0)
+    assert view.blur_taps == 5
+    assert augment.digits().views[0].blur_taps == 9
+    assert augment.digits(1).views[0].blur_taps == 1
+    black = torch.zeros(50, 1, 16, 16, dtype=torch.uint8)
+    for made in recipe(black, torch.arange(50), 0):
+        assert torch.allclose(made, torch.full_like(made, -0.3 / 0.35))
+    strokes = black.clone()
+    strokes[:, :, 4:12, 7:9] = 200
+    made = recipe(strokes, torch.arange(50), 0)[0]
+    in_colours = recipe(strokes.expand(-1, 3, -1, -1), torch.arange(50), 0)[0]
+    torch.testing.assert_close(in_colours, made.expand(-1, 3, -1, -1), rtol=0, atol=2e-4)
 
 
 def test_passes_through_compile():
