@@ -19,7 +19,9 @@ from fastssl.ops.augment import Packed
 from fastssl.reference.lab import GRID, ab_bins, rgb_to_lab
 
 REACH = 12  # the table of bins holds a and b from −120 to 120
-NEAR = 25  # bins by each point of the grid among which a colour's nearest are sought
+# Among so many bins by a point of the grid, a colour's nearest are sought: for colours of sRGB, the
+# nearest five are always among nine, the nearest nine among nineteen.
+NEAR_FIVE, NEAR = 12, 25
 
 
 class Colorized(NamedTuple):
@@ -173,8 +175,9 @@ def soft_ab_labels(ab: Tensor, neighbours: int = 5, sigma: float = 5.0) -> tuple
         raise ValueError(f"neighbours must lie in [1, 9], not {neighbours}")
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, not {sigma}")
-    near = _near_bins(ab.device)[_place(ab)]  # [B, h, w, NEAR]
-    centres = ab_bins().to(ab.device)[near]  # [B, h, w, NEAR, 2]
+    table = _near_bins(ab.device)[:, : NEAR_FIVE if neighbours <= 5 else NEAR]
+    near = table[_place(ab)]  # [B, h, w, T]
+    centres = ab_bins().to(ab.device)[near]  # [B, h, w, T, 2]
     squares = (centres - ab.float().permute(0, 2, 3, 1).unsqueeze(3)).square().sum(dim=4)
     nearest, at = squares.topk(neighbours, dim=3, largest=False)
     weights = torch.softmax(-nearest / (2 * sigma**2), dim=3)
@@ -214,9 +217,14 @@ def _place(ab: Tensor) -> Tensor:
     return grid[:, 0] * (2 * REACH + 1) + grid[:, 1]
 
 
-@lru_cache
+@torch.compiler.assume_constant_result
 def _near_bins(device: torch.device) -> Tensor:
     """The bins nearest to each point of the grid, nearest first, int64 [(2 · REACH + 1)², NEAR]."""
+    return _table(device)
+
+
+@lru_cache
+def _table(device: torch.device) -> Tensor:
     line = GRID * torch.arange(-REACH, REACH + 1, dtype=torch.float64)
     squares = (torch.cartesian_prod(line, line)[:, None] - ab_bins().double()).square().sum(dim=2)
     return squares.argsort(dim=1, stable=True)[:, :NEAR].contiguous().to(device)

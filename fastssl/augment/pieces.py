@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -207,7 +208,7 @@ class Jigsaw(_Pieces):
         """Rows for :func:`fastssl.ops.augment`, float32 [grid² · B, 19], place by place; and
         labels, int64 [B]."""
         sizes = check_draw(images, indices, seed)
-        permutations = _on(indices.device, self.permutations, self.grid**2)
+        permutations = _permutations(indices.device, self.permutations, self.grid**2)
         crops, labels, bits = draws.jigsaw(sizes, indices, seed, permutations, self.size, self.cell)
         return self._rows(crops, bits), labels
 
@@ -281,12 +282,12 @@ def _standardised(x: Tensor) -> Tensor:
     return x.div_(deviation.clamp_(min=1 / 255))
 
 
-_permutations: dict[tuple[torch.device, int, int], Tensor] = {}
+@torch.compiler.assume_constant_result
+def _permutations(device: torch.device, count: int, cells: int) -> Tensor:
+    return _copied(device, count, cells)
 
 
-def _on(device: torch.device, count: int, cells: int) -> Tensor:
-    """The permutations, copied to a device once."""
-    key = (device, count, cells)
-    if key not in _permutations:
-        _permutations[key] = far_permutations(count, cells).to(device)
-    return _permutations[key]
+@lru_cache
+def _copied(device: torch.device, count: int, cells: int) -> Tensor:
+    """The permutations, on a device since they were first asked for there."""
+    return far_permutations(count, cells).to(device)

@@ -12,6 +12,9 @@ XYZ = (
     (0.019334, 0.119193, 0.950227),
 )
 WHITE = (0.95047, 1.0, 1.08883)
+# To X, Y, Z as shares of white's, and back.
+OF_WHITE = [[weight / white for weight in row] for row, white in zip(XYZ, WHITE, strict=True)]
+TO_SRGB = torch.linalg.inv(torch.tensor(OF_WHITE, dtype=torch.float64, device="cpu")).tolist()
 OFFSET = 4 / 29
 
 GRID = 10  # a bin's side, in units of a and b
@@ -35,7 +38,7 @@ def rgb_to_lab(x: Tensor) -> Tensor:
         the same dtype and shape: L in [0, 100], a in [−87, 99], b in [−108, 95].
     """
     light = torch.where(x > 0.04045, ((x + 0.055) / 1.055).pow(2.4), x / 12.92)
-    t = _mixed(light, _of_white())
+    t = _mixed(light, OF_WHITE)
     f = torch.where(t > 0.008856, t.clamp(min=0.008856).pow(1 / 3), 7.787 * t + OFFSET)
     fx, fy, fz = f.unbind(dim=-3)
     return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=-3)
@@ -54,7 +57,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     fy = (lightness + 16) / 116
     f = torch.stack([fy + a / 500, fy, fy - b / 200], dim=-3)
     t = torch.where(f > 0.2068966, f.pow(3), (f - OFFSET) / 7.787)
-    x = _mixed(t, torch.linalg.inv(_of_white())).clamp(0, 1)
+    x = _mixed(t, TO_SRGB).clamp(0, 1)
     return torch.where(
         x > 0.0031308, 1.055 * x.clamp(min=0.0031308).pow(1 / 2.4) - 0.055, 12.92 * x
     )
@@ -72,15 +75,7 @@ def ab_bins() -> Tensor:
     )
 
 
-def _of_white() -> Tensor:
-    """Linear sRGB to X, Y, Z as shares of white's, float64 [3, 3]."""
-    xyz, white = (torch.tensor(n, dtype=torch.float64, device="cpu") for n in (XYZ, WHITE))
-    return xyz / white[:, None]
-
-
-def _mixed(x: Tensor, matrix: Tensor) -> Tensor:
+def _mixed(x: Tensor, matrix: list[list[float]]) -> Tensor:
     """[..., 3, H, W], each pixel's channels multiplied by a 3 × 3 matrix."""
     red, green, blue = x.unbind(dim=-3)
-    return torch.stack(
-        [row[0] * red + row[1] * green + row[2] * blue for row in matrix.tolist()], -3
-    )
+    return torch.stack([row[0] * red + row[1] * green + row[2] * blue for row in matrix], -3)

@@ -187,6 +187,16 @@ def test_a_sample_is_the_same_in_any_batch():
                 assert torch.equal(one, other)
 
 
+def test_passes_through_compile():
+    compiled = torch.compile(lambda *given: SPLIT(*given), fullgraph=True, backend="aot_eager")
+    for seed in (1, 2, 2**64 - 1):
+        whole, made = (
+            SPLIT(batch(), torch.arange(6), seed),
+            compiled(batch(), torch.arange(6), seed),
+        )
+        torch.testing.assert_close(made, whole, rtol=0, atol=1e-4)
+
+
 def test_any_size():
     for side, stride in ((1, 1), (1, 4), (5, 4), (8, 3)):
         made = Colorization(View(side), stride)(batch(2), torch.arange(2), 0)

@@ -253,6 +253,15 @@ def test_any_size_gives_finite_pieces(task, channels):
     assert (task(packed, indices, 0, dtype=torch.bfloat16)[0].double() - shown).abs().max() < 0.1
 
 
+def test_passes_through_compile():
+    for task in (ONE_TURN, JIGSAW):
+        compiled = torch.compile(task.__call__, fullgraph=True, backend="aot_eager")
+        for seed in (1, 2, 2**64 - 1):
+            whole = task(batch(), torch.arange(6), seed)
+            for one, other in zip(whole, compiled(batch(), torch.arange(6), seed), strict=True):
+                assert torch.equal(one, other)
+
+
 def test_grey_is_of_a_sample():
     images, indices = batch(400), torch.arange(400)
     for task in (PAIRS, JIGSAW, COUNTING):
