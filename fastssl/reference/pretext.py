@@ -110,8 +110,9 @@ def counting(
     bits = philox(seed, samples, COUNTING, 4)
     side = (sizes.amin(dim=1, keepdim=True) * size // image).clamp(min=1)  # [B, 1]
     corner = below(bits[:, :2], (sizes - 2 * side).clamp(min=0) + 1)  # [B, 2]
-    steps = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=sizes.device)
-    tiles = _squares(corner + side * steps[:, None], side, sizes)
+    tile = torch.arange(4, device=sizes.device)
+    steps = torch.stack([tile // 2, tile % 2], dim=1)[:, None]  # [4, 1, 2]
+    tiles = _squares(corner + side * steps, side, sizes)
     count = len(samples)
     ahead = 1 + below(bits[:, 2], max(count - 1, 1))
     others = (torch.arange(count, device=samples.device) + ahead) % max(count, 1)

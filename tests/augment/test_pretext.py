@@ -181,9 +181,12 @@ def test_every_label_is_as_likely():
     }
     for classes, found in labels.items():
         assert apart(found.bincount(minlength=classes), [1 / classes] * classes) < 3.5
-    crops = reference.jigsaw(sizes, indices, 5, order, 8, 11)[0]
-    corner = (crops[..., :2] - crops[..., :2].amin(0))[0, :, 1]  # a patch's place in the image
-    assert len(corner.unique()) > 20
+    crops = reference.jigsaw(sizes, indices, 5, order, 16, 16)[0]  # cells without jitter
+    assert (crops[..., 0].amin(0) == 0).all()
+    assert apart(crops[..., 1].amin(0).bincount(), [1 / 17] * 17) < 3.5  # of the square: 64 - 48
+    crops = reference.counting(sizes, indices, 5, 12, 48)[0]
+    for axis, places in ((0, 25), (1, 41)):  # of 24 in 48 and in 64
+        assert apart(crops[4, :, axis].bincount(), [1 / places] * places) < 3.5
     crops, label, _ = reference.relative_patches(sizes, indices, 5, 8, 3, 1, 48)
     top = crops[0, :, 0]  # of 17 corners by 3 moves
     assert apart(torch.bincount(top - top.min()), _sum_of(48 - 32 + 1, 3)) < 3.5
