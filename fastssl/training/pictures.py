@@ -66,20 +66,21 @@ def loss_curve(metrics: list[dict[str, float]]) -> Figure:
 
 
 def image_grid(rows: list[Tensor], names: list[str]) -> Figure:
-    """Rows of images, [n, C, H, W] in [0, 1] each, a name beside every row; the first are as large
+    """Rows of images, [n, C, H, W] in [0, 1] each, a name beside every row; the first are as wide
     as any."""
-    figure, axes = blank(1.0 * len(rows[0]) + 1, 1.05 * len(rows))
-    height, width = rows[0].shape[2:]
+    width = rows[0].shape[3]
+    heights = [row.shape[2] + 2 for row in rows]  # with a frame
+    figure, axes = blank(1.0 * len(rows[0]) + 1, 1.05 * sum(heights) / heights[0])
     lines = []
     for row in rows:
-        below, beside = height - row.shape[2], width - row.shape[3]
-        framed = F.pad(row, (1, 1 + beside, 1, 1 + below), value=1)
+        framed = F.pad(row, (1, 1 + width - row.shape[3], 1, 1), value=1)
         lines.append(torch.cat(list(framed), dim=2))
-    picture = torch.cat(lines, dim=1)  # [C, rows·(H + 2), n·(W + 2)]
+    picture = torch.cat(lines, dim=1)  # [C, the heights' sum, n·(W + 2)]
     picture = picture.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
     axes.imshow(picture.numpy(), interpolation="nearest")
     axes.set_xticks([])
-    axes.set_yticks([(i + 0.5) * (height + 2) for i in range(len(rows))], names)
+    middles = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
+    axes.set_yticks(middles, names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
