@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_photos(folder: Path, count: int, height: int, width: int) -> list[Path]:
-    """JPEGs that cost about what photographs cost: smooth, with noise, 0.5 to 0.7 bytes a pixel."""
+    """JPEGs that cost about what photographs cost: smooth, with noise, 0.4 bytes a pixel."""
     rng = np.random.default_rng(0)
     files = []
     for i in range(count):
         small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
         smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-        pixels = smooth + rng.normal(0, 10, smooth.shape)
+        pixels = smooth + rng.normal(0, 20, smooth.shape)
         files.append(folder / f"{i:05}.jpg")
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(files[-1], quality=85)
     return files

@@ -37,7 +37,8 @@ class Reading:
             cache, or where that fits into half of the memory that is free; else files.
         cache: a directory where what is kept is written once and mapped into memory, so that it may
             be larger than that, is shared by processes and found again by the next run, while the
-            files have the same paths, sizes and times of change; None: it is kept in memory.
+            files have the same paths, sizes and times of change; None: it is kept in memory. Every
+            list of files has an entry of its own, which stays until somebody deletes it.
         on_corrupt: what to do about a file that cannot be decoded: "raise" when it is met; "skip":
             leave it out, for which, whatever is kept, every file is decoded once at the beginning.
         max_side: larger images are made smaller, to this many pixels along their longer side; None:

@@ -89,8 +89,7 @@ class ImageStore:
         self.sizes = shelf.sizes
         self.nbytes = int(shelf.sizes.prod(dim=1).sum()) * channels
         self.keep = shelf.keep
-        self._memory = np.empty(0, np.uint8) if shelf.data is None else shelf.data.numpy()
-        self._begins, self._ends = shelf.offsets.numpy(), (shelf.offsets + shelf.counts).numpy()
+        self._hold(shelf.data, shelf.offsets, shelf.counts)
         self._max_side = reading.max_side
         self._pool = ThreadPoolExecutor(reading.workers, thread_name_prefix="gather")
         # Pixels that are in memory as they are need no copy, and pages of a disk better come from
@@ -121,22 +120,27 @@ class ImageStore:
         """
         self._check(indices)
         if self._packed is not None and not (pin and self._packed.device.type == "cpu"):
-            every, rows = self._packed, indices.to(self._packed.device)
-            return Packed(every.data, every.offsets[rows], every.sizes[rows], every.channels)
+            every, which = self._packed, indices.to(self._packed.device)
+            return Packed(every.data, every.offsets[which], every.sizes[which], every.channels)
         sizes = self.sizes[indices.cpu()]
         counts = sizes.prod(dim=1) * self.shape[0]
         offsets = counts.cumsum(0) - counts
         data = torch.empty(int(counts.sum()), dtype=torch.uint8, pin_memory=pin)
-        out, ends = data.numpy(), offsets + counts
-        jobs = list(zip(indices.tolist(), offsets.tolist(), ends.tolist(), strict=True))
+        out, rows = data.numpy(), indices.cpu().numpy()
+        ends = (offsets + counts).tolist()
+        places = [slice(*pair) for pair in zip(offsets.tolist(), ends, strict=True)]
 
-        def write(some: list[tuple[int, int, int]]) -> None:
-            for row, begin, end in some:
-                out[begin:end] = self._pixels(row)
+        def write(some: slice) -> None:
+            if self._table is not None:  # without a step of Python for each small image
+                into = out.reshape(len(rows), -1)[some]
+                np.take(self._table, rows[some], axis=0, out=into, mode="clip")
+                return
+            for row, place in zip(rows[some], places[some], strict=True):
+                out[place] = self._pixels(row)
 
-        parts = len(jobs) if self.keep != "decoded" else 1 + min(len(data) // COPIED, len(jobs) - 1)
-        # As many at a time as there are threads; the first error is that of the first image.
-        list(self._pool.map(write, (jobs[i::parts] for i in range(parts))))
+        # As many parts at a time as there are threads; the first error is that of the first image.
+        step = max(1, COPIED * len(rows) // len(data)) if self.keep == "decoded" else 1
+        list(self._pool.map(write, (slice(i, i + step) for i in range(0, len(rows), step))))
         return Packed(data, offsets, sizes, self.shape[0])
 
     def __getitem__(self, indices: Tensor) -> Tensor:
@@ -202,10 +206,20 @@ class ImageStore:
             data[begin : begin + len(batch)] = batch.to(device)
         there = copy.copy(self)
         there._packed = self._all(data, offsets.to(device), self.sizes.to(device))
-        there._memory = data.numpy() if device.type == "cpu" else np.empty(0, np.uint8)
-        there._begins, there._ends = offsets.numpy(), (offsets + counts).numpy()
         there.keep = "decoded"
+        there._hold(data if device.type == "cpu" else None, offsets, counts)
         return there
+
+    def _hold(self, data: Tensor | None, offsets: Tensor, counts: Tensor) -> None:
+        """Where the bytes of each image are, in memory or mapped."""
+        self._memory = np.empty(0, np.uint8) if data is None else data.numpy()
+        self._begins, self._ends = offsets.numpy(), (offsets + counts).numpy()
+        each, total = int(counts[0]), len(self._memory)
+        alike = (
+            bool((self._begins == np.arange(len(counts)) * each).all()) and counts.eq(each).all()
+        )
+        rows = self.keep == "decoded" and alike and total == each * len(counts)
+        self._table = self._memory.reshape(len(counts), each) if rows else None  # [N, H·W·C]
 
     def _contiguous(self, rows: Tensor) -> Tensor:
         """The pixels of these images, one after the other."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -119,6 +120,28 @@ def test_images_on_a_gpu(files):
     pinned = store.gather(rows, pin=True)
     assert pinned.data.is_pinned()
     assert_images(pinned.to("cuda"), [files[i] for i in rows])
+
+
+@pytest.mark.parametrize("spoiled", [(), (11,), (0, 22)])
+def test_images_of_one_size(files, tmp_path, spoiled):
+    for i, file in enumerate(files):
+        Image.fromarray(np.full((6, 8, 3), i, np.uint8)).save(file)
+    for i in spoiled:
+        cut(files[i], 0.5)
+    good = [file for i, file in enumerate(files) if i not in spoiled]
+    reading = Reading(cache=tmp_path / "cache", on_corrupt="skip")
+    store = ImageStore(files, reading=reading)
+    assert len(store) == len(good)
+    rows = torch.tensor([5, 0, len(good) - 1, 5])
+    assert_images(store.gather(rows), [good[i] for i in rows])
+    assert_images(store.to("cpu").gather(rows), [good[i] for i in rows])
+
+
+def test_many_bytes_are_copied_in_parts(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastssl.data.store.COPIED", 3000)
+    store = ImageStore(files, reading=Reading(cache=tmp_path / "cache"))
+    rows = torch.randperm(N)
+    assert_images(store.gather(rows), [files[i] for i in rows])
 
 
 def test_auto_keeps_what_fits(files, tmp_path, monkeypatch):
@@ -281,6 +304,17 @@ def test_a_broken_cache_is_made_again(files, tmp_path):
         (file,) = cache.glob(pattern)
         file.unlink()
         assert_images(ImageStore(files, reading=reading).gather(torch.arange(N)), files)
+
+
+def test_of_two_at_once_one_writes_and_the_other_waits(files, tmp_path, monkeypatch):
+    """As ranks do; a lock of this kind holds between two openings of a file in one process too."""
+    read, count = shelf.decoded, itertools.count()
+    monkeypatch.setattr(shelf, "decoded", lambda *args: (next(count), read(*args))[1])
+    reading = Reading(cache=tmp_path / "cache")
+    with ThreadPoolExecutor(2) as pool:
+        for store in pool.map(lambda _: ImageStore(files, reading=reading), range(2)):
+            assert_images(store.gather(torch.arange(N)), files)
+    assert next(count) == N
 
 
 def build(files, cache, slow):

@@ -108,6 +108,19 @@ def test_the_weights_do_not_depend_on_what_is_kept_nor_on_a_resume(photos, whole
         assert torch.equal(whole[key], value), key
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_gpu(photos, tmp_path, resident):
+    losses = []
+    for device in ("cpu", "cuda"):
+        config = settings(photos, tmp_path / device, device=device, resident=resident)
+        path, _ = train(config)
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def trainer(images, config, rank=0, world_size=1):
     method = build_method(config, images.shape, samples=len(images))
     made = Trainer(method, images, build_recipe("small", 32), config, Ranks(0, 1, CPU))
