@@ -165,6 +165,18 @@ def test_a_view_is_theirs_where_nothing_is_drawn(what, mode, theirs):
         assert away[:, inner, inner].max() <= most + 1e-3
 
 
+@pytest.mark.parametrize(("sigma", "most"), [(0.6, 6), (1.0, 2), (2.0, 2)])
+def test_blurs_an_edge_as_theirs(sigma, most, theirs):
+    """A Gaussian in full, as Pillow's means come near it."""
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:, 20:] = 255
+    options = FIXED | {"gaussian_blur": 1.0, "sigmas": (sigma, sigma), "input_size": 40}
+    image = Image.fromarray(pixels)
+    mine = ours.SimCLRViewTransform(**options)(image)
+    want = theirs.SimCLRViewTransform(**options)(image)
+    assert (mine - want).abs().max() * 255 < most
+
+
 @pytest.mark.parametrize("name", ["SimCLRTransform", "BYOLView2Transform"])
 def test_views_are_distributed_as_theirs(name, theirs):
     """Mean, contrast and redness of views of one photograph."""
