@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,30 @@ def test_one_size_is_the_centre_scaled(files):
     batch = grey.gather(torch.tensor([4]))
     pixels = batch.data[int(batch.offsets) :][: batch.sizes.prod()].numpy()
     assert np.array_equal(pixels, decode(files[4], 1).ravel())
+
+
+def own_memory():
+    """Bytes of this process's own, pages of files not among them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+@pytest.mark.parametrize("keep", ["decoded", "encoded", "files"])
+def test_a_folder_larger_than_memory(tmp_path, keep):
+    """The own memory holds a few images, never all of them."""
+    for i in range(16):
+        Image.new("RGB", (2000, 1500), (10 * i, 0, 0)).save(tmp_path / f"{i:02}.jpg")
+    cache = tmp_path / "cache" if keep == "decoded" else None
+    before = own_memory()
+    reading = Reading(keep=keep, cache=cache, workers=2)
+    store = ImageStore(sorted(tmp_path.glob("*.jpg")), reading=reading)
+    most = own_memory()
+    for batch, rows, _ in store.batches(torch.arange(16).split(1), depth=1):
+        most = max(most, own_memory())
+        assert abs(int(batch.data[batch.offsets]) - 10 * int(rows)) <= 2
+    assert store.nbytes == 16 * 9_000_000
+    assert most - before < store.nbytes / 2
 
 
 # the iterator
