@@ -70,7 +70,7 @@ def move_center(
     with ``prototypes``, of features [N, D], over what these make of them."""
     ranks = agree(group, False, lambda views: None, views=list(views))
     total = torch.stack([v.sum(dim=0, dtype=torch.float32) for v in views]).sum(dim=0)  # [K]
-    rows = total.new_tensor([float(sum(len(v) for v in views))])
+    rows = total.new_full((1,), sum(len(v) for v in views))
     total, rows = ranks.sum(torch.cat([total, rows])).split([len(total), 1])
     if prototypes is not None:
         total = prototypes.detach().float() @ total

@@ -162,7 +162,7 @@ def dino_loss(
     else:
         sides = _stacked(student), prototypes[0], _stacked(teacher), prototypes[1]
         total = prototype_linear_cross_entropy(*sides, center, own, *temperatures)
-        samples = total.new_tensor(float(len(student[0])))
+        samples = total.new_full((), len(student[0]))
         total, samples = ranks.sum(torch.stack([total, samples])).unbind()
         loss = total / samples
     return (loss / pairs).to(loss_dtype(student[0]))
@@ -236,7 +236,7 @@ def ibot_patch_loss(
         loss = ranks.mean(rows)
     else:
         weights = 1 / (group_rows(images)[1] + 1).to(rows.dtype)  # [M], 1 in all for an image
-        count = weights.sum() if num_images is None else rows.new_tensor(float(num_images))
+        count = weights.sum() if num_images is None else rows.new_full((), num_images)
         total, count = ranks.sum(torch.stack([rows @ weights, count])).unbind()
         loss = total / count
     return loss.to(loss_dtype(student))

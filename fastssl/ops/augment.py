@@ -164,7 +164,9 @@ def image_sizes(images: Tensor | Packed) -> Tensor:
     if isinstance(images, Packed):
         return images.sizes
     height, width = images.shape[2:] if _is_planar(images) else images.shape[1:3]
-    return torch.tensor([[height, width]], device=images.device).expand(len(images), 2)
+    sizes = torch.full((len(images), 2), height, device=images.device)  # filled there, not copied
+    sizes[:, 1] = width
+    return sizes
 
 
 def _is_planar(images: Tensor) -> bool:

@@ -35,7 +35,7 @@ from fastssl.training.run_dir import (
     read_metrics,
     write_unreadable,
 )
-from fastssl.training.trainer import Trainer
+from fastssl.training.trainer import READ_EVERY, StepResult, Trainer
 
 JUDGED_IMAGES = 10_000  # of either split at most
 JUDGED_BYTES = 2**30
@@ -298,26 +298,36 @@ def _fit(trainer: Trainer, recorder: Recorder) -> None:
         mininterval=0.2 if sys.stderr.isatty() else 10,
     ) as bar:
         clock = time.perf_counter()
+        unread: list[StepResult] = []
         for result in trainer.steps():
+            unread.append(result)
+            bar.update(config.batch_size)
+            due = recorder.due() or trainer.step == trainer.total_steps
+            # Reading a loss waits for its device: a GPU is to have steps ahead of it meanwhile.
+            if not due and device.type != "cpu" and len(unread) < READ_EVERY:
+                continue
+            losses = [result.loss for result in unread]
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            speed = round(config.batch_size * len(unread) / seconds, 1)
             memory = peak_memory_mib(device)
-            recorder.record(
-                {
-                    "step": result.step,
-                    "epoch": result.epoch,
-                    "loss": result.loss,
-                    "lr": result.lr,
-                    "images_per_second": round(config.batch_size / seconds, 1),
-                    "peak_memory_mib": round(memory, 1),
-                }
-            )
+            for result, loss in zip(unread, losses, strict=True):
+                recorder.record(
+                    {
+                        "step": result.step,
+                        "epoch": result.epoch,
+                        "loss": loss,
+                        "lr": result.lr,
+                        "images_per_second": speed,
+                        "peak_memory_mib": round(memory, 1),
+                    }
+                )
+            unread.clear()
             bar.set_postfix(
                 epoch=f"{result.epoch}/{config.epochs}",
-                loss=f"{result.loss:.3f}",
+                loss=f"{loss:.3f}",
                 memory=f"{memory:.0f} MiB",
                 refresh=False,
             )
-            bar.update(config.batch_size)
-            if recorder.due() or trainer.step == trainer.total_steps:
+            if due:
                 recorder.save(trainer.state_dict())
     recorder.close()

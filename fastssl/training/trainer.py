@@ -24,6 +24,7 @@ from fastssl.training.ranks import Ranks
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ORDER, VIEWS, NOISE = range(3)  # what a seed is for
+READ_EVERY = 16  # steps of a GPU between looks at its losses, for which it is waited
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,13 @@ class StepResult:
 
     step: int  # from 1
     epoch: int  # from 1
-    loss: float  # of the batch of all ranks
     lr: float
+    value: Tensor  # 0-dim, on the device
+
+    @property
+    def loss(self) -> float:
+        """Of the batch of all ranks; reading it waits for the device."""
+        return self.value.item()
 
 
 class Trainer:
@@ -89,6 +95,7 @@ class Trainer:
         self.config = config
         self.ranks = ranks
         self.step = 0
+        self._unread: list[tuple[int, Tensor]] = []  # steps and losses nobody has looked at
         self.steps_per_epoch = len(images) // config.batch_size  # a last, smaller batch is left out
         self.total_steps = config.epochs * self.steps_per_epoch
 
@@ -122,6 +129,9 @@ class Trainer:
     def steps(self) -> Iterator[StepResult]:
         """Train from the present step to the last, giving a result after each.
 
+        On a GPU nothing waits for it (but a fp16 loss scale): steps are queued ahead of it, and a
+        loss that is not finite is found up to READ_EVERY steps later, before any state is given.
+
         Raises:
             UserError: the loss is no longer finite, or an image cannot be read.
         """
@@ -130,9 +140,15 @@ class Trainer:
         with closing(ahead(self._load, steps, depth=self.config.prefetch)) as batches:
             for indices, images in batches:
                 yield self._train_step(indices, images)
+        self._look_at_losses()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue after the present step: tensors, numbers and text."""
+        """All that is needed to continue after the present step: tensors, numbers and text.
+
+        Raises:
+            UserError: a loss was not finite.
+        """
+        self._look_at_losses()
         return {
             "step": self.step,
             "method": self.method.state_dict(),
@@ -169,13 +185,13 @@ class Trainer:
         config, device = self.config, self.ranks.device
         epoch = self.step // self.steps_per_epoch
         images = placed(images, device)
-        made = self.recipe(images, indices.to(images.device), mix(config.seed, VIEWS, epoch))
+        numbers = indices.to(images.device, non_blocking=True)
         views = [
-            view.to(device).contiguous(memory_format=self.memory_format)
-            if config.channels_last
-            else view.to(device)
-            for view in made
+            view.to(device, non_blocking=True)
+            for view in self.recipe(images, numbers, mix(config.seed, VIEWS, epoch))
         ]
+        if config.channels_last:
+            views = [view.contiguous(memory_format=self.memory_format) for view in views]
         warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
         lr = self.peak_lr * warmup_cosine(self.step, self.total_steps, warmup_steps)
         set_lr(self.optimizer, lr, constant=self.peak_lr)
@@ -194,25 +210,35 @@ class Trainer:
 
         loss = chunked_backward(
             self.embed, loss_of, views, config.chunk_size, scale=self.scaler.scale
-        ).item()
+        )
         if self.ranks.world_size > 1:
             average_gradients(self.beside)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {self.step + 1}: try a smaller lr or more warm-up"
-            )
+        self._unread.append((self.step + 1, loss))
+        if device.type == "cpu" or len(self._unread) == READ_EVERY:
+            self._look_at_losses()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.method.after_step(*seen, *targets, **samples)
         self.step += 1
-        return StepResult(self.step, epoch + 1, loss, lr)
+        return StepResult(self.step, epoch + 1, lr, loss)
+
+    def _look_at_losses(self) -> None:
+        unread, self._unread = self._unread, []
+        values = torch.stack([loss for _, loss in unread]).tolist() if unread else []
+        for (step, _), value in zip(unread, values, strict=True):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss is {value} at step {step}: try a smaller lr or more warm-up"
+                )
 
     def _samples(self, indices: Tensor) -> dict[str, Tensor]:
         """What the method's loss asks for beside embeddings."""
         what = {"indices": indices}
         if self.images.labels is not None:
             what["labels"] = self.images.labels[indices]
-        return {name: what[name].to(self.ranks.device) for name in self.method.needs}
+        return {
+            name: what[name].to(self.ranks.device, non_blocking=True) for name in self.method.needs
+        }
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """The precision of the encoders."""
