@@ -34,13 +34,15 @@ class Reading:
     Args:
         keep: "decoded", their pixels; "encoded", their bytes, to be decoded for each batch;
             "files", nothing: they are read and decoded for each batch; "auto": decoded with a
-            cache, or where that fits into half of the memory that is free; else files.
+            cache, or where that fits into half of the memory that is free, shared by the processes
+            that torchrun started; else files.
         cache: a directory where what is kept is written once and mapped into memory, so that it may
             be larger than that, is shared by processes and found again by the next run, while the
             files have the same paths, sizes and times of change; None: it is kept in memory. Every
             list of files has an entry of its own, which stays until somebody deletes it.
         on_corrupt: what to do about a file that cannot be decoded: "raise" when it is met; "skip":
-            leave it out, for which, whatever is kept, every file is decoded once at the beginning.
+            leave it out, for which, whatever is kept, every file is decoded once at the beginning
+            (with a cache, once for all runs). One that breaks later is raised all the same.
         max_side: larger images are made smaller, to this many pixels along their longer side; None:
             every image as it is.
         workers: threads.
@@ -268,7 +270,6 @@ class _Entry:
         self.key = _digest(options, paths)
         self.fingerprint = _digest(states)
         self.folder = folder
-        self.count = len(files)
         self.index = folder / f"{self.key}.pt"
         self.data = folder / f"{self.key}-{self.fingerprint}.bin"
         self.temporary = folder / f"{self.key}.tmp"

@@ -53,7 +53,7 @@ def test_no_thread_is_left_when_it_ends_early(how):
 
     def load(key):
         begun.append(key)
-        time.sleep(0.02)
+        time.sleep(0.15)
         return key
 
     items = ahead(load, itertools.count(), depth=6, threads=2)

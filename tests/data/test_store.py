@@ -202,17 +202,17 @@ def own_memory():
 @pytest.mark.parametrize("keep", ["decoded", "encoded", "files"])
 def test_a_folder_larger_than_memory(tmp_path, keep):
     """The own memory holds a few images, never all of them."""
-    for i in range(16):
-        Image.new("RGB", (2000, 1500), (10 * i, 0, 0)).save(tmp_path / f"{i:02}.jpg")
+    for i in range(80):
+        Image.new("RGB", (1000, 750), (3 * i, 0, 0)).save(tmp_path / f"{i:02}.jpg")
     cache = tmp_path / "cache" if keep == "decoded" else None
     before = own_memory()
     reading = Reading(keep=keep, cache=cache, workers=2)
     store = ImageStore(sorted(tmp_path.glob("*.jpg")), reading=reading)
     most = own_memory()
-    for batch, rows, _ in store.batches(torch.arange(16).split(1), depth=1):
+    for batch, rows, _ in store.batches(torch.arange(80).split(1), depth=1):
         most = max(most, own_memory())
-        assert abs(int(batch.data[batch.offsets]) - 10 * int(rows)) <= 2
-    assert store.nbytes == 16 * 9_000_000
+        assert abs(int(batch.data[batch.offsets]) - 3 * int(rows)) <= 2
+    assert store.nbytes == 80 * 2_250_000
     assert most - before < store.nbytes / 2
 
 
