@@ -1,5 +1,6 @@
 """Training: a large batch in chunks, a run directory, exact resumption."""
 
+from fastssl.training.captured import CapturedStep
 from fastssl.training.checkpoint import load_checkpoint, save_checkpoint
 from fastssl.training.chunked import chunked_backward
 from fastssl.training.config import TrainConfig
@@ -8,6 +9,7 @@ from fastssl.training.run import load_run, train
 from fastssl.training.trainer import Trainer
 
 __all__ = [
+    "CapturedStep",
     "TrainConfig",
     "Trainer",
     "chunked_backward",
