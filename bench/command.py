@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         description="Time ops and losses beside their peers: every answer checked against "
         "float64 first, then all providers interleaved in one process.",
         epilog="As it is: the standard suite, into bench/results/NAME-DEVICE.json, from which "
-        "the README's tables are made. With other sizes, dtypes or peers: bench/results/local/.",
+        "the README's tables are made. With other sizes, dtypes or peers: bench/results/local/. "
+        "Without a GPU: `fastssl bench codegen` predicts its kernels' times from machine code.",
     )
     words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(runner.names()))
     words.add_argument("--rows", type=int, nargs="+", metavar="M", help="sizes; M = 2N for views")
@@ -81,6 +82,10 @@ def wanted(bench: Benchmark, peers: list[str] | None) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["codegen"]:
+        from bench.codegen.command import main as codegen  # needs Triton
+
+        return codegen(argv[1:])
     words = parser()
     options = words.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -52,5 +52,3 @@ CHIPS = {
         Chip("B200", 100, 148, 1.85, 1800.0, 7.2, 10.0, 228 * KIB, HOPPER),
     )
 }
-# How much slower than bf16's a product is, by the type of its operands; and by three for tf32x3.
-SLOWER = {"F16": 1, "BF16": 1, "TF32": 2, "F64": 16}

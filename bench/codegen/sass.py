@@ -15,7 +15,7 @@ GROUP = 128  # threads that one HGMMA belongs to
 # issue slot only.
 UNITS = {
     "xu": "MUFU F2F F2I I2F FRND FLO POPC",
-    "fp32": "FFMA FMUL FADD",
+    "fp32": "FFMA FMUL FADD FFMA2 FMUL2 FADD2",
     "imad": "IMAD HFMA2 HADD2 HMUL2",
     "alu": "ISETP FSETP FSEL SEL LOP3 FMNMX IMNMX VIMNMX FMNMX3 PLOP3 IADD3 IADD LEA SHF PRMT VIADD"
     " VIADDMNMX IABS SGXT BMSK F2FP I2FP FCHK LOP ISCADD BFE HSETP2 P2R R2P HMNMX2",
@@ -23,6 +23,7 @@ UNITS = {
     "shuffle": "SHFL VOTE REDUX MATCH",
 }
 UNIT = {word: unit for unit, words in UNITS.items() for word in words.split()}
+SLOWER = {"TF32": 2, "DMMA": 16}  # than bf16's products, on A100 to H200
 SHARED = {"LDS", "STS", "LDSM", "STSM", "ATOMS"}
 TENSOR = {"HGMMA", "QGMMA", "IGMMA", "HMMA", "DMMA", "IMMA", "UTCHMMA", "UTCQMMA"}
 GLOBAL = {"LDG", "STG", "LDGSTS", "ATOMG", "RED", "ATOM"}
@@ -185,9 +186,9 @@ def turn(graph: dict[int, Block], loop: Loop | None, inner: list[Loop], trips: i
     for at in order:  # every block after all that may follow it
         code = graph[at].code
         own = weight[at] * (len(code) - worth(code))
-        rest = [
-            (best[a][0], a) for a in graph[at].after if (at, a) not in back and a in best
-        ] + ([(0.0, None)] if at in ends else [])
+        rest = [(best[a][0], a) for a in graph[at].after if (at, a) not in back and a in best] + (
+            [(0.0, None)] if at in ends else []
+        )
         if rest:
             cost, after = min(rest, key=lambda pair: pair[0])
             best[at] = (own + cost, after)
@@ -240,16 +241,23 @@ def amounts(i: Instruction) -> dict[str, int]:
     elif stem == "LDGSTS":
         found["load"] = found["shared"] = 32 * _bytes(i)
     elif stem in GLOBAL:
-        found["load" if stem == "LDG" else "store"] = 32 * _bytes(i)
+        size = _bytes(i)
+        # Of the narrow loads many lanes ask for the same: the L1 cache answers.
+        found["store" if stem != "LDG" else "load" if size == 16 else "read"] = 32 * size
     elif stem in LOCAL:
         found["local"] = 1
+    elif stem == "BAR":
+        found["barriers"] = 1
+    elif i.name.startswith("WARPGROUP.DEPBAR"):
+        found["waits"] = 1
     return found
 
 
 def _bytes(i: Instruction) -> int:
     """Of one thread."""
     if i.stem in ("LDSM", "STSM"):
-        return 4 * int(i.name.rsplit(".", 1)[-1] if i.name[-1].isdigit() else 1)
+        matrices = i.name.rsplit(".", 1)[-1]  # LDSM.16.M88.4; one if it does not say
+        return 4 * int(matrices) if matrices.isdigit() else 4
     for part in reversed(i.name.split(".")[1:]):
         if part in ("128", "64"):
             return int(part) // 8
@@ -259,7 +267,9 @@ def _bytes(i: Instruction) -> int:
 
 
 def _product(i: Instruction) -> dict[str, int]:
-    """FLOP of a matrix instruction for a warp, and bytes that it reads from shared memory."""
+    """Of a matrix instruction for a warp: FLOP, as many of bfloat16's as cost the same, and bytes
+    that it reads from shared memory."""
+    slower = next((by for word, by in SLOWER.items() if word in i.name), 1)
     group = re.search(r"GMMA\.(\d+)x(\d+)x(\d+)", i.name)
     if group:
         m, n, k = map(int, group.groups())
@@ -267,10 +277,11 @@ def _product(i: Instruction) -> dict[str, int]:
         descriptors = i.operands.count("gdesc")
         # One descriptor names both operands; beside a register operand, only the second.
         registers = re.match(r"R\d+, R\d+,", i.operands)
-        rows = n if registers else m + n
-        return {"flop": 2 * m * n * k // 4, "shared": rows * k * size // 4 if descriptors else 0}
+        rows = (n if registers else m + n) if descriptors else 0
+        flop = 2 * m * n * k // 4
+        return {"flop": flop, "matrix": flop * slower, "operands": rows * k * size // 4}
     small = re.search(r"\b[HDI]MMA\.(16|8)(8)(16|32|8|4)\b", i.name)
     if small:
         m, n, k = map(int, small.groups())
-        return {"flop": 2 * m * n * k}
+        return {"flop": 2 * m * n * k, "matrix": 2 * m * n * k * slower}
     return {}
