@@ -92,7 +92,8 @@ def test_matrix_instructions(word, operands, flop, matrix, shared):
         ("LDS", "shared", 128), ("STS.128", "shared", 512), ("LDS.U16", "shared", 64),
         ("LDSM.16.M88.4", "shared", 512), ("LDSM.16.M88", "shared", 128),
         ("LDG.E.128", "load", 512), ("LDG.E.64", "read", 256), ("STG.E", "store", 128),
-        ("STL.64", "local", 1), ("F2FP.BF16.F32.PACK_AB", "alu", 1), ("F2F.F64.F32", "xu", 1), ("DMUL", "fp64", 1),
+        ("STL.64", "local", 1), ("F2FP.BF16.F32.PACK_AB", "alu", 1),
+        ("F2F.F64.F32", "xu", 1), ("DMUL", "fp64", 1),
     ],
 )  # fmt: skip
 def test_other_instructions(word, what, amount):
