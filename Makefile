@@ -31,8 +31,9 @@ bench: install
 	$(BIN)/fastssl bench
 
 # For a machine with a CUDA device: no virtual environment, no network, only what its Python has.
+# PART=tests, bench, steps, sanitizer or a benchmark's name does a part, LIMIT seconds.
 gpu:
-	$(PYTHON) bench/gpu.py
+	$(PYTHON) bench/gpu.py $(if $(PART),--only $(PART)) $(if $(LIMIT),--limit $(LIMIT))
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

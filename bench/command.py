@@ -23,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
         "float64 first, then all providers interleaved in one process.",
         epilog="As it is: the standard suite, into bench/results/NAME-DEVICE.json, from which "
         "the README's tables are made. With other sizes, dtypes or peers: bench/results/local/. "
-        "Without a GPU: `fastssl bench codegen` predicts its kernels' times from machine code.",
+        "Without a GPU: `fastssl bench codegen` predicts its kernels' times from machine code. "
+        "Whole training steps: fastssl bench steps.",
     )
     words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(runner.names()))
     words.add_argument("--rows", type=int, nargs="+", metavar="M", help="sizes; M = 2N for views")
@@ -86,6 +87,10 @@ def main(argv: list[str]) -> int:
         from bench.codegen.command import main as codegen  # needs Triton
 
         return codegen(argv[1:])
+    if argv[:1] == ["steps"]:
+        from bench import steps
+
+        return steps.main(argv[1:])
     words = parser()
     options = words.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -27,7 +27,7 @@ STUCK = 150.0  # seconds without a word from the worker
 # The rehearsal's tests: every kind of body that runs without a GPU, once or twice.
 REHEARSED = (
     "collapsed and 12 or (bitwise and not loss) or hundreds or nothing_left"
-    " or (similarity and float32)"
+    " or (similarity and float32) or goes_on"
     " or (family and (number-float32 or waiting or (ties and bfloat16)))"
 )
 
@@ -44,6 +44,8 @@ STREAMS = {
     "lars_step": (159, "float32", ["eager", "foreach"]),
 }
 REHEARSED_STREAMS = ("sinkhorn", "ema_update", "lars_step")
+STEPS = ("cifar", "simclr", "moco", "swav")  # of bench/steps.py
+SANITIZED = 90.0  # seconds at most for the memory checker
 
 
 class Clock:
@@ -131,6 +133,30 @@ def test(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
     }
 
 
+def sanitize(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
+    """Some tests under compute-sanitizer, if there is one; all it says goes to a file."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if rehearse or not Path(tool).exists():
+        return {"summary": "left out of the rehearsal" if rehearse else "not on this machine"}
+    command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-m", "pytest"]
+    command += [str(ROOT / "tests" / "gpu" / "test_steps_cuda.py"), "-q", "-p", "no:cacheprovider"]
+    command += ["-k", "goes_on or does_not_wait"]
+    told = environment(rehearse) | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    told.pop("FASTSSL_BACKEND")
+    log = folder / "gpu-sanitizer.txt"
+    with log.open("w") as out:
+        try:
+            status = subprocess.run(
+                command, cwd=ROOT, env=told, stdout=out, stderr=out, timeout=limit, check=False
+            ).returncode
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return {"summary": f"stopped: {type(error).__name__} after {limit:.0f} s"}
+    text = log.read_text().replace(str(ROOT) + "/", "")
+    log.write_text(text)
+    counted = [line for line in text.splitlines() if "ERROR SUMMARY" in line]
+    return {"status": status, "summary": counted[-1].strip("= ") if counted else f"exit {status}"}
+
+
 def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
     """What to measure, most telling first, since the time may run out."""
     lightly = "lightly-formula"
@@ -171,16 +197,21 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
     if only and "bench" not in only:
         cases = [item for item in cases if item["bench"] in only]
     tuning = [{"kind": "tune", "rows": 32768, "dim": 128, "dtype": "bfloat16"}]
-    unknown = only - names - {"tests", "bench", "tune"}
+    steps = [{"kind": "step", "step": name} for name in STEPS]
+    if only and not only & {"bench", "steps"}:
+        steps = []
+    unknown = only - names - {"tests", "bench", "tune", "steps", "sanitizer"}
     if unknown:
         raise SystemExit(
-            f"--only: no {', '.join(sorted(unknown))}; there are tests, bench, tune, "
+            f"--only: no {', '.join(sorted(unknown))}; there are "
+            + "tests, bench, steps, tune, sanitizer, "
             + ", ".join(sorted(names))
         )
     wants_tuning = not only or "tune" in only
-    if not cases and not wants_tuning:
-        return []
-    return [{"kind": "machine"}, {"kind": "ceilings"}, *cases, *(tuning if wants_tuning else [])]
+    # Steps after the first half: if time runs out, not all of it has gone to one kind.
+    half = len(cases) // 2
+    work = [*cases[:half], *steps, *cases[half:], *(tuning if wants_tuning else [])]
+    return [{"kind": "machine"}, {"kind": "ceilings"}, *work] if work else []
 
 
 def measure(
@@ -258,7 +289,11 @@ def read(lines: Path) -> tuple[dict[int, dict[str, Any]], int | None]:
 def main(argv: list[str]) -> int:
     words = argparse.ArgumentParser(prog="python bench/gpu.py", description=__doc__)
     words.add_argument(
-        "--only", nargs="+", default=[], metavar="PART", help="tests, bench, tune, a benchmark"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="tests, bench, steps, tune, sanitizer, a benchmark",
     )
     words.add_argument("--limit", type=float, default=LIMIT, help="seconds for all of it")
     words.add_argument("--rehearse", action="store_true", help="without a GPU, at tiny sizes")
@@ -283,6 +318,10 @@ def main(argv: list[str]) -> int:
         share = SHARE_OF_TESTS if items else 1.0
         told["tests"] = test(options.rehearse, max(30.0, clock.left() * share), folder)
         status = told["tests"]["status"]
+    if (not only or "sanitizer" in only) and clock.left() > 0:
+        told["sanitizer"] = sanitize(options.rehearse, min(SANITIZED, clock.left()), folder)
+        print(f"compute-sanitizer: {told['sanitizer']['summary']}", flush=True)
+        status = status or int(told["sanitizer"].get("status", 0) != 0)
     if items:
         measured = measure(items, options.rehearse, clock, folder)
         wrong = gpu_results.collect(items, measured, told, folder)

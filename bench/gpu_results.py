@@ -20,25 +20,32 @@ def collect(
     ceilings: dict[str, Any] = {}
     cases: dict[str, list[dict[str, Any]]] = {}
     problems: dict[str, list[str]] = {}
+    steps: list[dict[str, Any]] = []
     bad = False
     for number, item in enumerate(items):
         answer = measured.get(number, {"error": "not started: the time was out"})
         found = answer.get("result")
         if found is None:
-            where = item.get("bench", item["kind"])
+            where = item.get("bench") or item.get("step") or item["kind"]
             size = f" M={item['rows']} {item['dtype']}" if "rows" in item else ""
             problems.setdefault(where, []).append(f"{where}{size}: {answer['error']}")
-            bad = bad or (item["kind"] == "case" and "time was out" not in answer["error"])
+            bad = bad or (
+                item["kind"] in ("case", "step") and "time was out" not in answer["error"]
+            )
         elif item["kind"] == "machine":
             machine = found
         elif item["kind"] == "ceilings":
             ceilings = found
+        elif item["kind"] == "step":
+            steps.append(found)
         elif item["kind"] == "tune":
             write_tuning(found, machine, folder)
         else:
             cases.setdefault(item["bench"], []).append(found)
             ours = found["providers"]["fastssl"]
             bad = bad or "wrong" in ours or "failed" in ours
+    if steps:
+        write_steps(steps, machine, folder)
     for name in {*cases, *(n for n in problems if n in run.names())}:
         bench = run.load(name)
         results = {
@@ -84,6 +91,21 @@ def merge(results: dict[str, Any], path: Path) -> None:
             if not results.get(key) and earlier.get(key):
                 results[key] = earlier[key]
     results["cases"].sort(key=lambda case: (case["dtype"], case["dim"], case["rows"]))
+
+
+def write_steps(found: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
+    """Whole steps, and those that an earlier part of the same run on this commit measured."""
+    path = folder / "steps-cuda.json"
+    try:
+        earlier = json.loads(path.read_text())
+        same = all(earlier["machine"].get(k) == machine.get(k) for k in ("commit", "gpu", "torch"))
+    except (OSError, ValueError, KeyError):
+        same = False
+    have = {step["step"] for step in found}
+    if same:
+        found = [*found, *(step for step in earlier["steps"] if step["step"] not in have)]
+    told = {"machine": machine, "steps": found}
+    path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_tuning(found: dict[str, Any], machine: dict[str, Any], folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench import floors, machine, memory, run, tune
+from bench import floors, machine, memory, run, steps, tune
 from bench.harness import Benchmark, Case, interleave, quantiles, ratio, sample
 
 POISONED = 3  # exit status: the device answers no more, start anew
@@ -123,6 +123,8 @@ def work(item: dict[str, Any], scale: Scale) -> dict[str, Any]:
         return machine.describe(scale.device)
     if item["kind"] == "ceilings":
         return ceilings(scale)
+    if item["kind"] == "step":
+        return steps.measure(item["step"], scale.device, scale.seconds, smoke=scale.device == "cpu")
     if item["kind"] == "tune":
         return tune.sweep(scale.device, item["rows"], item["dim"], item["dtype"], item["until"])
     return one_case(run.load(item["bench"]), item, scale)

@@ -35,6 +35,9 @@ def test_rehearsal(tmp_path):
     assert results["ceilings"]["matmul_bfloat16_tflops"] > 0
     assert "passed" in (tmp_path / "gpu-tests.txt").read_text()
     assert (tmp_path / "nt_xent-cuda.md").exists()
+    told = json.loads((tmp_path / "steps-cuda.json").read_text())["steps"]
+    assert [step["step"] for step in told] == list(gpu.STEPS)
+    assert all(step["images_per_second"] > 0 for step in told)
     for name in ("info_nce_queue", *gpu.FAMILY):
         results = json.loads((tmp_path / f"{name}-cuda.json").read_text())
         assert results["problems"] == []
@@ -196,6 +199,10 @@ def test_plan_covers_what_was_promised():
         "similarity_lse",
     }
     assert gpu.plan({"tests"}, False) == []
+    assert gpu.plan({"sanitizer"}, False) == []
+    steps = [item["step"] for item in gpu.plan({"steps"}, False) if item["kind"] == "step"]
+    assert steps == list(gpu.STEPS)
+    assert steps == [item["step"] for item in items if item["kind"] == "step"]
     with pytest.raises(SystemExit, match="no nothing"):
         gpu.plan({"nothing"}, False)
 
