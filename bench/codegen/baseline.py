@@ -79,8 +79,12 @@ def kept() -> Rows | None:
 
 
 def save(found: Rows, reached: dict[str, list[dict[str, Any]]], path: Path = PATH) -> None:
-    """Keep these figures in the place of this Triton's, and a table beside them."""
-    by_triton = load(path) | {triton.__version__: found}
+    """Keep these figures beside what else is kept of this Triton, and a table of all of them."""
+    document = json.loads(path.read_text()) if path.exists() else {}
+    by_triton = document.get("by_triton", {})
+    found = by_triton.get(triton.__version__, {}) | found
+    by_triton[triton.__version__] = found
+    reached = document.get("goals", {}) | reached
     note = "Predicted from machine code, not measured: bench/codegen."
     made = {"note": note, "goals": reached, "by_triton": by_triton}
     path.write_text(_lines(made) + "\n")

@@ -225,3 +225,16 @@ def test_commands(capsys):
     with pytest.raises(SystemExit):
         command.main(["--case", "nothing of the kind"])
     assert "nothing of the kind is in a name of" in capsys.readouterr().err
+
+
+def test_what_is_kept_grows_by_what_is_written(tmp_path):
+    path = tmp_path / "codegen.json"
+    ((name, row),) = baseline.rows(catalogue.SMALL[-1:], H200).items()
+    goals = {"H200": [{"name": "op", "predicted_ms": 2.0, "goal_ms": 1.0, "floor_ms": 0.5}]}
+    baseline.save({name: row}, goals, path)
+    baseline.save({"H200 / other": row}, {}, path)
+    (rows,) = baseline.load(path).values()
+    assert rows == {name: row, "H200 / other": row}
+    page = path.with_suffix(".md").read_text()
+    assert name in page
+    assert "| op | 2 | 1 | 0.5 | no |" in page

@@ -119,7 +119,7 @@ def test_compiles_well(problem):
 def test_moco_fills_the_chip_with_three_launches():
     rows, main, finish = Problem(90, m=256, k=65536, wants="mean").launches()
     assert main.kernel.__name__ == "_similarity_lse_fwd_mean_kernel"
-    assert 120 <= torch.tensor(main.grid).prod() <= 132
+    assert 240 <= torch.tensor(main.grid).prod() <= 264  # two a multiprocessor
     assert torch.tensor(rows.grid).prod() > 132
     assert torch.tensor(finish.grid).prod() > 132
 
