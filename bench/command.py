@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="As it is: the standard suite, into bench/results/NAME-DEVICE.json, from which "
         "the README's tables are made. With other sizes, dtypes or peers: bench/results/local/. "
         "Without a GPU: `fastssl bench codegen` predicts its kernels' times from machine code. "
-        "Whole training steps: fastssl bench steps.",
+        "Whole training steps: fastssl bench steps; launches of a call: fastssl bench launches.",
     )
     words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(runner.names()))
     words.add_argument("--rows", type=int, nargs="+", metavar="M", help="sizes; M = 2N for views")
@@ -87,6 +87,10 @@ def main(argv: list[str]) -> int:
         from bench.codegen.command import main as codegen  # needs Triton
 
         return codegen(argv[1:])
+    if argv[:1] == ["launches"]:
+        from bench import launches
+
+        return launches.main(argv[1:])
     if argv[:1] == ["steps"]:
         from bench import steps
 
