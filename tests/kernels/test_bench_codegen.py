@@ -3,6 +3,8 @@ shipped kernels against what is kept."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from fastssl_kernels.similarity_lse_shapes import TILES
 
@@ -238,3 +240,29 @@ def test_what_is_kept_grows_by_what_is_written(tmp_path):
     page = path.with_suffix(".md").read_text()
     assert name in page
     assert "| op | 2 | 1 | 0.5 | no |" in page
+
+
+SAXPY = """
+extern "C" __global__ void saxpy(float a, const float4 *x, float4 *y) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const float4 u = x[i];
+  float4 v = y[i];
+  v.x += a * u.x, v.y += a * u.y, v.z += a * u.z, v.w += a * u.w;
+  y[i] = v;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_a_cuda_file(tmp_path):
+    path = tmp_path / "saxpy.cu"
+    path.write_text(SAXPY)
+    (saxpy,) = compile.cuda(path, 90)
+    assert (saxpy.name, saxpy.spills) == ("saxpy", 0)
+    mix = predict.count(saxpy._replace(warps=1), 1)
+    assert mix["load"] == 2 * 512
+    assert mix["store"] == 512
+    assert mix["fp32"] == 4
+    path.write_text("no C++")
+    with pytest.raises(RuntimeError, match=r"nvcc does not compile saxpy\.cu"):
+        compile.cuda(path, 90)
