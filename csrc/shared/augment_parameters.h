@@ -5,12 +5,7 @@
 #include <cstdint>
 
 #include "shared/augment_columns.h"
-
-#if defined(__CUDACC__)
-#define FASTSSL_SHARED __host__ __device__ inline
-#else
-#define FASTSSL_SHARED inline
-#endif
+#include "shared/host_device.h"
 
 namespace fastssl {
 
