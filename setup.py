@@ -24,10 +24,16 @@ CPP_SOURCES = [
     "csrc/cpu/isa/avx2.cpp",
     "csrc/cpu/isa/plain.cpp",
 ]
-CUDA_SOURCES: list[str] = []  # no op is faster in CUDA C++ than in Triton yet
+CUDA_SOURCES = [
+    "csrc/cuda/binding.cpp",
+    "csrc/cuda/augment.cu",
+    "csrc/cuda/augment_parameters.cu",
+]
 
 # torch's stable ABI, frozen at the oldest torch supported: one build serves every later one.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+# Products are rounded by themselves but where a kernel asks for more.
+NVCC_FLAGS = ["-O3", "-std=c++20", "-fmad=false"]
 CXX_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
 
 
@@ -35,7 +41,7 @@ def want_cuda() -> bool:
     choice = os.environ.get("FASTSSL_BUILD_CUDA", "auto")
     if choice not in ("auto", "0", "1"):
         sys.exit(f"FASTSSL_BUILD_CUDA must be auto, 0 or 1, not {choice!r}")
-    if choice == "0" or (choice == "auto" and not CUDA_SOURCES):
+    if choice == "0":
         return False
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
@@ -53,14 +59,14 @@ def extensions() -> dict:
     if os.environ.get("FASTSSL_BUILD_CPP", "1") == "0":
         return {}
     import pybind11
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    cuda = want_cuda()
-    native = (CUDAExtension if cuda else CppExtension)(
+    native = CppExtension(
         "fastssl._native",
-        CPP_SOURCES + (CUDA_SOURCES if cuda else []),
+        CPP_SOURCES,
         include_dirs=[os.path.abspath("csrc")],
-        extra_compile_args={"cxx": CXX_FLAGS + STABLE_ABI, "nvcc": ["-O3", *STABLE_ABI]},
+        extra_compile_args={"cxx": CXX_FLAGS + STABLE_ABI},
         py_limited_api=True,
     )
     build = CppExtension(
@@ -69,10 +75,38 @@ def extensions() -> dict:
         include_dirs=[os.path.abspath("csrc"), pybind11.get_include()],
         extra_compile_args=["-O1", "-std=c++20"],
     )
-    return {
-        "ext_modules": [native, build],
-        "cmdclass": {"build_ext": BuildExtension},
-    }
+    modules = [native, build]
+    if want_cuda():
+        if not torch.cuda.is_available():  # else torch takes what is there
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
+        modules.append(
+            CUDAExtension(
+                "fastssl._cuda",
+                CUDA_SOURCES,
+                include_dirs=[os.path.abspath("csrc")],
+                extra_compile_args={
+                    "cxx": [*CXX_FLAGS, *STABLE_ABI, "-DUSE_CUDA"],
+                    "nvcc": NVCC_FLAGS,
+                },
+                py_limited_api=True,
+                optional=os.environ.get("FASTSSL_BUILD_CUDA", "auto") == "auto",
+            )
+        )
+
+    class Build(BuildExtension):
+        """Without CUDA's kernels where those do not build and nobody asked for them by name."""
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:
+                if not any(module.optional for module in self.extensions):
+                    raise
+                print(f"CUDA kernels are left out: {error}", file=sys.stderr)
+                self.extensions = [m for m in self.extensions if not m.optional]
+                super().build_extensions()
+
+    return {"ext_modules": modules, "cmdclass": {"build_ext": Build}}
 
 
 setup(**extensions())

@@ -3,7 +3,8 @@
 Every op has up to three implementations:
 
 - ``reference``: plain PyTorch, the specification, serves every device;
-- ``native``: C++ for CPU tensors, in ``fastssl/_native*.so``;
+- ``native``: C++ for CPU tensors, in ``fastssl/_native*.so``, and of some ops CUDA C++ for CUDA
+  tensors, in ``fastssl/_cuda*.so``;
 - ``triton``: Triton kernels for CUDA tensors (and for CPU tensors when the
   interpreter is on, ``TRITON_INTERPRET=1``, if asked for by name).
 
@@ -89,6 +90,17 @@ def _load_native() -> str | None:
     return None
 
 
+def _load_cuda() -> str | None:
+    libraries = glob.glob(str(Path(__file__).parent / "_cuda*.so"))
+    if not libraries:
+        return "the native library was built without CUDA (needs nvcc and a CUDA build of torch)"
+    try:
+        torch.ops.load_library(libraries[0])
+    except OSError as error:
+        return f"the CUDA library does not load with torch {torch.__version__}: {error}"
+    return None
+
+
 def _find_triton() -> str | None:
     # Only looked for: importing Triton takes longer than importing everything else here.
     for package, name in (("triton", "Triton"), ("fastssl_kernels", "the fastssl_kernels package")):
@@ -99,6 +111,8 @@ def _find_triton() -> str | None:
 
 # Settled at import, as plain values, so that torch.compile can trace and guard the choice.
 _MISSING = {"reference": None, "native": _load_native(), "triton": _find_triton()}
+_NO_CUDA = _load_cuda()
+_IN_CUDA = ("augment", "augment_parameters")  # what native is for CUDA tensors too
 _INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "True", "yes", "on")
 
 
@@ -132,6 +146,8 @@ def why_not(name: str, op: str, device_type: str) -> str | None:
     reason = unavailable(name)
     if reason:
         return reason
+    if name == "native" and device_type == "cuda" and op in _IN_CUDA:
+        return _NO_CUDA
     if name == "native" and device_type != "cpu":
         return f"native kernels serve CPU tensors, not {device_type}"
     if name == "triton":

@@ -1,5 +1,5 @@
 // augment: one launch, a block of threads a view, nothing asked of the host. Tests run its body on a CPU
-// and compile it; it is not bound to torch yet (setup.py), and no GPU has run or timed it. Estimates:
+// and compile it; no GPU has run or timed it. Estimates:
 //
 // Counted for a view of 224² in bfloat16 from 54 % of 375 × 500, as SimCLR has it:
 //   bytes        301 KB written, 304 KB read (of a 256² source 106 KB): 140 ns at 4.3 TB/s

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc")
@@ -43,3 +44,16 @@ def test_parameters_take_no_product_into_a_sum(tmp_path):
     code = (tmp_path / "kernel.ptx").read_text()
     assert "mul.rn.f64" in code
     assert "fma.rn.f64" not in code
+
+
+def test_the_binding_is_of_the_stable_abi():
+    """It needs no header of CUDA's, and none of torch's but those."""
+    include = Path(torch.__file__).parent / "include"
+    flags = [
+        "-std=c++20",
+        "-fsyntax-only",
+        "-DUSE_CUDA",
+        "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    ]
+    source = ROOT / "csrc" / "cuda" / "binding.cpp"
+    subprocess.run(["c++", *flags, f"-I{ROOT / 'csrc'}", f"-I{include}", str(source)], check=True)
