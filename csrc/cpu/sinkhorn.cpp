@@ -22,8 +22,22 @@ const SinkhornKernels& sinkhorn_kernels() {
 }
 
 constexpr int64_t kChunks = 64;  // most of them, whatever the number of threads
+constexpr double kFew = 1 << 15;   // entries that one thread does sooner than two
+constexpr double kKept = 1 << 23;  // entries whose powers are read again rather than computed
 
 int64_t pieces(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+// As the kernels take them: contiguous, narrow or in float32
+Tensor readable(const Tensor& scores) {
+  const auto type = scores.scalar_type();
+  const bool narrow = type == ScalarType::BFloat16 || type == ScalarType::Half;
+  return torch::stable::contiguous(narrow ? scores : torch::stable::to(scores, ScalarType::Float));
+}
+
+Element element_of(const Tensor& scores) {
+  if (scores.scalar_type() == ScalarType::BFloat16) return Element::bfloat16;
+  return scores.scalar_type() == ScalarType::Half ? Element::float16 : Element::float32;
+}
 
 // A vector in base 2, padded with zeros; the largest size in it, infinite if one is not finite.
 std::vector<double> in_base_2(const std::optional<Tensor>& t, int64_t size, double& largest) {
@@ -38,8 +52,9 @@ std::vector<double> in_base_2(const std::optional<Tensor>& t, int64_t size, doub
   return out;
 }
 
+template <class Problem>
 struct Pass {
-  SinkhornProblem p;
+  Problem p;
   int64_t threads;
 
   void run(void (*work)(void*), int64_t tasks) {
@@ -58,10 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor scores, double epsilon, std::o
   const std::vector<int64_t> shape = plan ? std::vector{b, k} : std::vector<int64_t>{0, 0};
   Tensor q = torch::stable::new_empty(scores, shape, ScalarType::Float);
 
-  const bool narrow =
-      scores.scalar_type() == ScalarType::BFloat16 || scores.scalar_type() == ScalarType::Half;
-  const Tensor source =
-      torch::stable::contiguous(narrow ? scores : torch::stable::to(scores, ScalarType::Float));
+  const Tensor source = readable(scores);
   const int64_t ld = pieces(k, kernel.width) * kernel.width, panels = pieces(k, kernel.panel);
   double largest = 1;
   const std::vector<double> before = in_base_2(rows, b, largest), v = in_base_2(columns, ld, largest);
@@ -81,11 +93,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor scores, double epsilon, std::o
   const auto sums = allocate<double>(following ? chunks * ld : 0);
   std::vector<float> anchors;
   std::vector<char> weak(size_t(panels), 1);
-  const bool small = double(b) * double(k) < double(1 << 15);
-  Pass pass{{.scores = source.const_data_ptr(),
-             .element = source.scalar_type() == ScalarType::BFloat16 ? Element::bfloat16
-                        : source.scalar_type() == ScalarType::Half   ? Element::float16
-                                                                     : Element::float32,
+  Pass<SinkhornProblem> pass{{.scores = source.const_data_ptr(),
+             .element = element_of(source),
              .rows = b, .columns = k, .ld = ld, .factor = kLog2E / epsilon,
              .before = before.data(), .v = v.data(), .v_high = high.data(), .v_low = low.data(),
              .grid = grid,
@@ -94,7 +103,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor scores, double epsilon, std::o
              .plan = plan ? static_cast<float*>(q.mutable_data_ptr()) : nullptr,
              .chunk = chunk, .chunks = chunks, .sums = sums.get(),
              .weak = reinterpret_cast<bool*>(weak.data())},
-            small ? 1 : int64_t(torch::stable::get_num_threads())};
+            double(b) * double(k) < kFew ? 1 : int64_t(torch::stable::get_num_threads())};
   auto& p = pass.p;
   const auto memory = allocate<char>(std::min(pass.threads, chunks * panels) * kernel.scratch(p));
   p.scratch = memory.get();
@@ -114,9 +123,54 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor scores, double epsilon, std::o
   return {u, next, q};
 }
 
+// Where powers are floats and the caches may keep them; nothing where they are not.
+std::optional<Tensor> plan_of_powers(const Tensor& scores, double epsilon, int64_t iterations) {
+  const auto& kernel = sinkhorn_kernels();
+  const int64_t b = scores.size(0), k = scores.size(1), threads = torch::stable::get_num_threads();
+  const int64_t ld = pieces(k, kernel.width) * kernel.width, panels = pieces(k, kernel.panel);
+  const int64_t chunk = pieces(pieces(b, kernel.block), kChunks) * kernel.block;
+  const int64_t chunks = pieces(b, chunk);
+  const Tensor plan = torch::stable::new_empty(scores, {b, k}, ScalarType::Float);
+  const auto sums = allocate<double>(chunks * ld);
+  const auto factors = allocate<float>(ld);
+  const auto memory = allocate<float>(std::min(threads, chunks) * ld);
+  Pass<SinkhornPlanProblem> pass{{.scores = scores.const_data_ptr(),
+                                  .element = element_of(scores),
+                                  .rows = b, .columns = k, .ld = ld, .factor = kLog2E / epsilon,
+                                  .plan = static_cast<float*>(plan.mutable_data_ptr()),
+                                  .factors = factors.get(), .failed = false,
+                                  .chunk = chunk, .chunks = chunks, .sums = sums.get(),
+                                  .scratch = reinterpret_cast<char*>(memory.get())},
+                                 double(b) * double(k) < kFew ? 1 : threads};
+  for (int64_t i = 0; i <= iterations && !pass.p.failed; ++i) {
+    pass.run(i == iterations ? kernel.plan_last : i ? kernel.plan_rows : kernel.plan_powers, chunks);
+    if (i < iterations && !pass.p.failed) pass.run(kernel.plan_factors, panels);
+    pass.p.backwards = !pass.p.backwards;
+  }
+  return pass.p.failed ? std::nullopt : std::make_optional(plan);
+}
+
+Tensor plan(Tensor scores, double epsilon, int64_t iterations) {
+  const Tensor source = readable(scores);
+  if (double(scores.size(0)) * double(scores.size(1)) <= kKept)
+    if (const auto made = plan_of_powers(source, epsilon, iterations)) return *made;
+  std::optional<Tensor> rows, columns;
+  for (int64_t i = 0; i < iterations; ++i) {
+    const auto [u, v, none] = forward(source, epsilon, rows, columns, true, false);
+    for (int64_t k = 0; k < v.size(0); ++k) {
+      double& value = mutable_doubles(v)[k];
+      if (std::isinf(value)) value = value < 0 ? 0 : kNaN;  // left out, or no plan
+    }
+    if (i) rows = u;
+    columns = v;
+  }
+  return std::get<2>(forward(source, epsilon, rows, columns, false, true));
+}
+
 }  // namespace
 }  // namespace fastssl
 
 STABLE_TORCH_LIBRARY_IMPL(fastssl, CPU, m) {
   m.impl("sinkhorn_fwd", TORCH_BOX(&fastssl::forward));
+  m.impl("sinkhorn_plan_fwd", TORCH_BOX(&fastssl::plan));
 }

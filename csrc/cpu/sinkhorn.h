@@ -33,6 +33,25 @@ struct SinkhornProblem {
   char* scratch;  // one for each worker
 };
 
+// All iterations at once, on powers of two that are kept where the plan will be.
+struct SinkhornPlanProblem {
+  const void* scores;
+  Element element;
+  int64_t rows, columns, ld;  // B, K, and K as whole vectors
+  double factor;              // log2(e) / epsilon
+
+  float* plan;     // [B, K]
+  float* factors;  // [ld] of the columns
+  bool failed;     // something left the range of the floats: the plan is not one
+
+  int64_t chunk, chunks;  // rows whose sums are added up by one thread
+  double* sums;           // [chunks, ld]
+  bool backwards;         // the last chunks first: those that caches still hold
+
+  int64_t tasks, next_task, next_scratch;
+  char* scratch;  // [ld] floats for each worker
+};
+
 struct SinkhornKernels {
   int64_t width, block, panel;             // of vectors; rows and columns worked on together
   int64_t (*scratch)(const SinkhornProblem&);  // bytes that a worker needs
@@ -41,6 +60,11 @@ struct SinkhornKernels {
   void (*columns)(void* problem);  // a chunk of a weak panel: the sums, relative to anchors
   void (*finish)(void* problem);   // a panel: next, from sums relative to v; whether it is weak
   void (*anchored)(void* problem); // a weak panel: next, from sums relative to anchors
+  // Of a SinkhornPlanProblem
+  void (*plan_powers)(void* problem);   // a chunk: 2^x, the columns' sums
+  void (*plan_factors)(void* problem);  // a panel: the columns' factors
+  void (*plan_rows)(void* problem);     // a chunk: rows normalised, the columns' sums
+  void (*plan_last)(void* problem);     // a chunk: rows normalised in place
 };
 
 namespace plain { extern const SinkhornKernels sinkhorn; }

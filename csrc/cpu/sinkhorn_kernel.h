@@ -83,6 +83,13 @@ FASTSSL_INLINE vf exp2_or_zero(vf t) {
   return p * (vf)((vi)shifted << E::mantissa);
 }
 
+// The largest float below a positive number
+FASTSSL_INLINE float float_below(double x) {
+  float f = float(x);
+  if (f >= x) f = __builtin_bit_cast(float, __builtin_bit_cast(int32_t, f) - 1);
+  return f;
+}
+
 FASTSSL_INLINE double total_of(vd v) {
   double s = 0;
   for (int l = 0; l < W; ++l) s += v[l];
@@ -95,7 +102,7 @@ template <class T>
 class SinkhornWorker {
  public:
   explicit SinkhornWorker(SinkhornProblem& p)
-      : p(p), scores_(static_cast<const T*>(p.scores)), high_(below(p.factor)),
+      : p(p), scores_(static_cast<const T*>(p.scores)), high_(float_below(p.factor)),
         low_(float(p.factor - high_)) {
     const int64_t place = __atomic_fetch_add(&p.next_scratch, 1, __ATOMIC_RELAXED);
     powers_ = reinterpret_cast<float*>(p.scratch + place * sinkhorn_scratch(p));
@@ -153,13 +160,6 @@ class SinkhornWorker {
   const T* scores_;
   float high_, low_;  // the factor; both positive, so that −inf stays what it is
   float *powers_, *sums_;
-
-  // The largest float below a positive number
-  static float below(double x) {
-    float f = float(x);
-    if (f >= x) f = __builtin_bit_cast(float, __builtin_bit_cast(int32_t, f) - 1);
-    return f;
-  }
 
   template <int N>
   void some_rows(int64_t b) {

@@ -97,13 +97,10 @@ class Local:
         """This rank's among the rows of all ranks."""
         return rows
 
-    def join(self, lse: Tensor, bound: Tensor | None = None) -> Tensor:
-        """The log-sum-exp over the rows of all ranks of what is ``lse`` over a rank's.
-
-        ``bound``, the same on all ranks, is no less than any part of it but for a factor of the
-        number of rows: then one reduction is enough, unless all parts are far below it.
-        """
-        return lse
+    # Makes the log-sum-exp over a rank's rows that over the rows of all ranks, if there are others.
+    # A bound, the same on all ranks, is no less than any part of it but for a factor of the number
+    # of rows: then one reduction is enough, unless all parts are far below it.
+    join: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
 
 LOCAL = Local()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastssl import backends
+from fastssl import reference as references
 from fastssl.ops.checks import check_rows
 from fastssl.ops.library import define
 from fastssl.reference.sinkhorn import (
@@ -31,6 +32,9 @@ def sinkhorn(
 ) -> Tensor:
     """The plan of :func:`fastssl.functional.sinkhorn`, [B, K]; ``join`` may add other rows."""
     check(scores, epsilon, iterations)
+    backend = backends.select("sinkhorn", scores.device.type)
+    if join is None and backend == "native" and scores.dtype != torch.float64:
+        return backends.raw("sinkhorn_plan_fwd", backend)(scores.detach(), epsilon, iterations)
     columns, rows = _columns(scores, epsilon, iterations, join)
     return _step(scores, epsilon, rows, columns, plan=True)[2]
 
@@ -109,11 +113,10 @@ def _step(
 def _fwd_fake(scores, epsilon, rows, columns, following, plan):
     b, k = scores.shape
     wide = torch.float32 if scores.device.type == "mps" else torch.float64
-    narrow = torch.float64 if scores.dtype == torch.float64 else torch.float32
     return (
         scores.new_empty(0 if columns is None else b, dtype=wide),
         scores.new_empty(k if following else 0, dtype=wide),
-        scores.new_empty((b, k) if plan else (0, 0), dtype=narrow),
+        scores.new_empty((b, k) if plan else (0, 0), dtype=_plan_dtype(scores)),
     )
 
 
@@ -131,11 +134,27 @@ def _reference_fwd(scores, epsilon, rows, columns, following, plan):
     if following:
         out[1] = potentials_of_columns(scores, epsilon, rows)
     if plan:
-        narrow = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        out[2] = plan_of(scores, epsilon, rows, columns).to(narrow)
+        out[2] = plan_of(scores, epsilon, rows, columns).to(_plan_dtype(scores))
     return tuple(out)
 
 
+def _plan_fake(scores, epsilon, iterations):
+    return scores.new_empty(scores.shape, dtype=_plan_dtype(scores))
+
+
+def _reference_plan(scores, epsilon, iterations):
+    return references.sinkhorn(scores, epsilon, iterations)[0].to(_plan_dtype(scores))
+
+
+def _plan_dtype(scores: Tensor) -> torch.dtype:
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
+define(
+    "sinkhorn_plan_fwd(Tensor scores, float epsilon, int iterations) -> Tensor",
+    fake=_plan_fake,
+    reference=_reference_plan,
+)
 define(
     "sinkhorn_fwd(Tensor scores, float epsilon, Tensor? rows, Tensor? columns, "
     "bool following, bool plan) -> (Tensor, Tensor, Tensor)",

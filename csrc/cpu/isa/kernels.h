@@ -26,6 +26,7 @@ using lane_t = int32_t;
 #include "cpu/similarity_softplus_kernel.h"
 #include "cpu/similarity_topk_kernel.h"
 #include "cpu/sinkhorn_kernel.h"
+#include "cpu/sinkhorn_plan_kernel.h"
 #include "cpu/ema_update_kernel.h"
 #include "cpu/lars_step_kernel.h"
 #include "cpu/prototype_cross_entropy_kernel.h"
@@ -61,7 +62,11 @@ const SinkhornKernels sinkhorn = {f32::W,
                                   f32::sinkhorn_rows,
                                   f32::sinkhorn_columns,
                                   f32::sinkhorn_finish<false>,
-                                  f32::sinkhorn_finish<true>};
+                                  f32::sinkhorn_finish<true>,
+                                  f32::sinkhorn_plan_powers,
+                                  f32::sinkhorn_plan_factors,
+                                  f32::sinkhorn_plan_rows,
+                                  f32::sinkhorn_plan_last};
 const EmaKernels ema_update = {f32::ema_chunk, f64::ema_chunk};
 const LarsKernels lars_step = {f32::lars_norms, f64::lars_norms, f32::lars_update,
                                f64::lars_update};
