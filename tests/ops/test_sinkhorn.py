@@ -11,6 +11,7 @@ from fastssl.reference import sinkhorn as reference
 from tests.cases import WITH_ISAS
 
 raw = torch.ops.fastssl.sinkhorn_fwd
+whole = torch.ops.fastssl.sinkhorn_plan_fwd
 BACKENDS = ["native", "reference"]  # Triton: tests/kernels
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:]
@@ -59,6 +60,24 @@ def test_wide_logits(backend, shape, size):
     """Up to ±1e8: float32 would know such logits to ±4."""
     for iterations in (1, 3, 10):
         check(scores(*shape, size), 0.05, iterations, backend)
+
+
+@pytest.mark.parametrize("widest", [30.9, 31.1])
+@pytest.mark.parametrize("backend", WITH_ISAS)
+def test_on_either_side_of_where_powers_are_kept(backend, widest):
+    """Powers of two up to 2^31 are iterated on as they are, wider ones by their logarithms."""
+    x = scores(70, 201)
+    x[3, 5], x[4, 200] = 1, -1
+    for iterations in (1, 2, 7):
+        check(x, 1.4426950408889634 / widest, iterations, backend, most=1e-6)
+
+
+@pytest.mark.parametrize("backend", WITH_ISAS)
+def test_factors_that_leave_the_range_of_floats(backend):
+    """Within ±31 each, but not where rows and columns pull the potentials one way for long."""
+    x = torch.full((40, 40), -1.0)
+    x[torch.arange(40)[:, None] >= torch.arange(40)] = 1.0  # a staircase: they drift apart
+    check(x, 0.05, 400, backend)
 
 
 def test_many_prototypes_and_many_samples():
@@ -120,7 +139,7 @@ def test_bitwise_the_same_at_any_number_of_threads(size):
 
 
 def test_a_plan_past_the_caches_is_written_in_every_place():
-    x = scores(1400, 3001)
+    x = scores(2800, 3001)
     plan = sinkhorn(x, 0.05, 1)
     some = sinkhorn_columns(x, 0.05, 1)
     torch.testing.assert_close(plan, torch.softmax(x.double() / 0.05 - some, 1).float())
@@ -147,6 +166,8 @@ def test_opcheck():
         (torch.zeros(9, dtype=torch.float64), columns, False, False),
     ):
         torch.library.opcheck(raw, (x, 0.05, *arguments))
+    torch.library.opcheck(whole, (x, 0.05, 3))
+    torch.library.opcheck(whole, (20 * x, 0.05, 3))
 
 
 def test_compile_fullgraph():
