@@ -207,6 +207,7 @@ STREAMS = (
     "lars_step",
     "lars_step_ema",
     "augment",
+    "augment_32",
 )
 MACHINE = (
     "All on two cores of an EPYC of 256-bit vector units (Zen 4); commits and versions: "
@@ -224,9 +225,10 @@ TABLES = {
     "streams": (
         STREAMS,
         "Rows: samples (`sinkhorn`, 3,000 prototypes; `dino`, 65,536, forward + backward), tensors "
-        "of a ResNet-50 (`ema_update`, `lars_step`) or images of 224 pixels a side, two views each "
-        "(`augment`, in bfloat16; the others are in float32). The floor is the time of the bytes "
-        "that have to move, at the rate of an update in place in the same rounds. " + MACHINE,
+        "of a ResNet-50 (`ema_update`, `lars_step`) or images, two views of each of 224 or 32 "
+        "pixels a side, on one core (`augment`, `augment_32`, in bfloat16; the others in float32). "
+        "The floor is the time of the bytes that have to move, at the rate of an update in place "
+        "in the same rounds. " + MACHINE,
     ),
 }
 BASELINES = ("eager", "torch.compile")

@@ -143,19 +143,28 @@ _made: dict[str, Machine] = {}
 def cuda(path: Path, capability: int) -> list[Machine]:
     """The kernels of a .cu file that takes no torch headers, as nvcc compiles it.
 
-    Their warps are not known from the file: 0.
+    Their warps are not known from the file: 0. An array that is indexed lives in local memory as a
+    spill does, so that here the assembler says which is which.
     """
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         raise RuntimeError(f"{path.name}: nvcc is not on the PATH, so .cu files cannot be compiled")
     arch = f"sm_{capability}" + ("a" if capability >= 90 else "")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        command = [nvcc, "-cubin", f"-arch={arch}", "-O3", "-std=c++17", "-o", cubin.name]
-        command += ["-I", str(path.parents[1]), str(path)]
+        command = [nvcc, "-cubin", f"-arch={arch}", "-O3", "-std=c++17", "-Xptxas", "-v"]
+        command += ["-o", cubin.name, "-I", str(path.parents[1]), str(path)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"nvcc does not compile {path.name}:\n{done.stderr.strip()}")
-        return _machines(*(_cuobjdump(flag, cubin.name) for flag in ("-sass", "-res-usage")), 0)
+        made = _machines(*(_cuobjdump(flag, cubin.name) for flag in ("-sass", "-res-usage")), 0)
+    spilled = {
+        name: int(stores) + int(loads)
+        for name, stores, loads in re.findall(
+            r"entry function '(\S+)'[\s\S]*?(\d+) bytes spill stores, (\d+) bytes spill loads",
+            done.stderr,
+        )
+    }
+    return [one._replace(spills=spilled[one.name]) for one in made]
 
 
 def _machines(listing: str, usage: str, warps: int) -> list[Machine]:
