@@ -2,6 +2,7 @@
 // gives u, and divided by that it is added to the sums of the columns. No power is above one; rows
 // and columns of very small ones only are done again, relative to their largest.
 
+constexpr float kForbidden = -__builtin_inff();
 constexpr float kUnderflow = -127;  // 2^t counts as 0 from here on
 constexpr double kWeak = 0x1p-30;   // sums below this have lost digits
 constexpr int64_t kSinkhornRows = 64;
@@ -31,11 +32,11 @@ FASTSSL_INLINE vf load_as_float(const Float16* p) {
   return (vf)((rest < 0x0f800000 ? (vi)scaled : rest | 0x7f800000) | sign);
 }
 
-// W scores, −inf in place of those past the end.
+// W elements, `past` in place of those past the end.
 template <class T>
-FASTSSL_INLINE vf load_scores(const T* p, int64_t left) {
+FASTSSL_INLINE vf load_part(const T* p, int64_t left, float past) {
   if (__builtin_expect(left >= W, 1)) return load_as_float(p);
-  vf v = splat(-__builtin_inff());
+  vf v = splat(past);
   for (int64_t l = 0; l < left; ++l) v[l] = widen(p[l]);
   return v;
 }
@@ -231,7 +232,8 @@ class SinkhornWorker {
     }
     for (int n = 0; n < N; ++n) {
       if (whole < columns)
-        sums[n] += widened(power(n, whole, load_scores(scores + n * columns + whole, columns - whole)));
+        sums[n] += widened(power(
+            n, whole, load_part(scores + n * columns + whole, columns - whole, kForbidden)));
       sum[n] = total_of(sums[n]);
     }
   }
@@ -241,14 +243,16 @@ class SinkhornWorker {
     const T* scores = scores_ + b * p.columns;
     vd largest = vd{} - __builtin_inf();
     for (int64_t k = 0; k < p.columns; k += W) {
-      const vd x = widened(load_scores(scores + k, p.columns - k)) * p.factor - load_doubles(p.v + k);
+      const vf s = load_part(scores + k, p.columns - k, kForbidden);
+      const vd x = widened(s) * p.factor - load_doubles(p.v + k);
       largest = largest > x ? largest : x;
     }
     double from = largest[0];
     for (int l = 1; l < W; ++l) from = from > largest[l] ? from : largest[l];
     vd sums{};
     for (int64_t k = 0; k < p.columns; k += W) {
-      const vd x = widened(load_scores(scores + k, p.columns - k)) * p.factor - load_doubles(p.v + k);
+      const vf s = load_part(scores + k, p.columns - k, kForbidden);
+      const vd x = widened(s) * p.factor - load_doubles(p.v + k);
       const vf e = exp2_or_zero(narrowed(x - from));
       store(powers + k, e);
       sums += widened(e);
@@ -313,26 +317,29 @@ class SinkhornWorker {
     for (int64_t k = first; k < whole; k += W)
       vector(k, [](const T* at) __attribute__((always_inline)) { return load_as_float(at); });
     if (whole < end)
-      vector(whole, [=](const T* at) { return load_scores(at, end - whole); });
+      vector(whole, [=](const T* at) { return load_part(at, end - whole, kForbidden); });
   }
 };
 
-template <class Act>
+// A worker for the elements that a problem's scores are.
+template <template <class> class Worker, class Problem, class Act>
 static void with_sinkhorn_worker(void* problem, Act act) {
-  auto& p = *static_cast<SinkhornProblem*>(problem);
+  auto& p = *static_cast<Problem*>(problem);
   if (p.element == Element::float32)
-    act(SinkhornWorker<float>(p));
+    act(Worker<float>(p));
   else if (p.element == Element::bfloat16)
-    act(SinkhornWorker<BFloat16>(p));
+    act(Worker<BFloat16>(p));
   else
-    act(SinkhornWorker<Float16>(p));
+    act(Worker<Float16>(p));
 }
 
 static void sinkhorn_rows(void* problem) {
-  with_sinkhorn_worker(problem, [](auto worker) { worker.rows(); });
+  with_sinkhorn_worker<SinkhornWorker, SinkhornProblem>(
+      problem, [](auto worker) { worker.rows(); });
 }
 static void sinkhorn_columns(void* problem) {
-  with_sinkhorn_worker(problem, [](auto worker) { worker.columns(); });
+  with_sinkhorn_worker<SinkhornWorker, SinkhornProblem>(
+      problem, [](auto worker) { worker.columns(); });
 }
 
 // Adds up the chunks' sums, always in one order.

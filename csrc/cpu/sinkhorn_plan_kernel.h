@@ -6,15 +6,6 @@
 constexpr float kPlanWidest = 31;  // of |x|; cosines at a temperature of 1/20 reach 29
 constexpr double kPlanLeast = 0x1p-80, kPlanMost = 0x1p80;  // of sums
 
-// W elements, zeros in place of those past the end.
-template <class T>
-FASTSSL_INLINE vf load_first(const T* p, int64_t left) {
-  if (__builtin_expect(left >= W, 1)) return load_as_float(p);
-  vf v{};
-  for (int64_t l = 0; l < left; ++l) v[l] = widen(p[l]);
-  return v;
-}
-
 FASTSSL_INLINE void fail(SinkhornPlanProblem& p) {
   __atomic_store_n(&p.failed, true, __ATOMIC_RELAXED);
 }
@@ -44,7 +35,7 @@ class SinkhornPlanWorker {
         vf c = load(sums_ + k);
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
-          const vf s = load_first(scores + n * p.columns + k, left);
+          const vf s = load_part(scores + n * p.columns + k, left, 0);
           widest = vmax(widest, (vf)((vi)s & 0x7fffffff));
           const vf e = power(s);
           store_part(powers + n * p.columns + k, e, left);
@@ -66,7 +57,7 @@ class SinkhornPlanWorker {
       each_vector([&](int64_t k, int64_t left) __attribute__((always_inline)) {
         vf c = load(sums_ + k);
 #pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) c += load_first(powers + n * p.columns + k, left) * inverse[n];
+        for (int n = 0; n < N; ++n) c += load_part(powers + n * p.columns + k, left, 0) * inverse[n];
         store(sums_ + k, c);
       });
     });
@@ -84,7 +75,7 @@ class SinkhornPlanWorker {
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
           float* at = plan + n * p.columns + k;
-          store_part(at, load_first(at, left) * factor * inverse[n], left);
+          store_part(at, load_part(at, left, 0) * factor * inverse[n], left);
         }
       });
     });
@@ -158,7 +149,7 @@ class SinkhornPlanWorker {
         const vf factor = load(p.factors + k);
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n)
-          part[n] += load_first(powers + n * p.columns + k, p.columns - k) * factor;
+          part[n] += load_part(powers + n * p.columns + k, p.columns - k, 0) * factor;
       }
       for (int n = 0; n < N; ++n) sums[n] += widened(part[n]);
     }
@@ -168,25 +159,17 @@ class SinkhornPlanWorker {
   }
 };
 
-template <class Act>
-static void with_sinkhorn_plan_worker(void* problem, Act act) {
-  auto& p = *static_cast<SinkhornPlanProblem*>(problem);
-  if (p.element == Element::float32)
-    act(SinkhornPlanWorker<float>(p));
-  else if (p.element == Element::bfloat16)
-    act(SinkhornPlanWorker<BFloat16>(p));
-  else
-    act(SinkhornPlanWorker<Float16>(p));
-}
-
 static void sinkhorn_plan_powers(void* problem) {
-  with_sinkhorn_plan_worker(problem, [](auto worker) { worker.powers(); });
+  with_sinkhorn_worker<SinkhornPlanWorker, SinkhornPlanProblem>(
+      problem, [](auto worker) { worker.powers(); });
 }
 static void sinkhorn_plan_rows(void* problem) {
-  with_sinkhorn_plan_worker(problem, [](auto worker) { worker.rows(); });
+  with_sinkhorn_worker<SinkhornPlanWorker, SinkhornPlanProblem>(
+      problem, [](auto worker) { worker.rows(); });
 }
 static void sinkhorn_plan_last(void* problem) {
-  with_sinkhorn_plan_worker(problem, [](auto worker) { worker.plan(); });
+  with_sinkhorn_worker<SinkhornPlanWorker, SinkhornPlanProblem>(
+      problem, [](auto worker) { worker.plan(); });
 }
 
 // A panel of columns: their factors, from the chunks' sums in one order.
