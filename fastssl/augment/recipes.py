@@ -158,6 +158,9 @@ class Recipe:
     number of processes it comes in. With a seed for each epoch, training is repeatable and resumes
     exactly, and any view can be made again.
 
+    With CUDA's kernels nothing waits for the device and nothing comes from the host, so that a CUDA
+    graph may hold a call. The seed is then one for all replays: other views come by other indices.
+
     Args:
         views: what is done to each.
         mean: of pixels in [0, 1], a number for each channel, or one for all.

@@ -77,7 +77,8 @@ class TensorImages:
             device=device,
             pin_memory=pin and device.type == "cpu",
         )
-        return torch.index_select(self.images, 0, indices.to(device), out=out)
+        rows = indices.to(device, non_blocking=True)
+        return torch.index_select(self.images, 0, rows, out=out)
 
 
 class FileImages:

@@ -120,7 +120,8 @@ class ImageStore:
         """
         self._check(indices)
         if self._packed is not None and not (pin and self._packed.device.type == "cpu"):
-            every, which = self._packed, indices.to(self._packed.device)
+            every = self._packed
+            which = indices.to(every.device, non_blocking=True)
             return Packed(every.data, every.offsets[which], every.sizes[which], every.channels)
         sizes = self.sizes[indices.cpu()]
         counts = sizes.prod(dim=1) * self.shape[0]

@@ -23,6 +23,10 @@ class HostWaits(AssertionError):
     """What would stop the host until the device has done all that it was given."""
 
 
+class HostTensor(AssertionError):
+    """A tensor of the host, where all is to be on the device."""
+
+
 # Their results, or shapes of results, depend on values; on CUDA the host fetches these.
 READS = {
     "_local_scalar_dense",
@@ -64,6 +68,15 @@ class PretendCuda:
             yield self._ops.seen
         finally:
             self._ops.strict = False
+
+    @contextmanager
+    def no_host_tensors(self) -> Iterator[None]:
+        """Within the block what makes a tensor of the host raises :class:`HostTensor`."""
+        self._ops.alone = True
+        try:
+            yield
+        finally:
+            self._ops.alone = False
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
@@ -118,7 +131,7 @@ class _Ops(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
-        self.strict = False
+        self.strict = self.alone = False
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -130,7 +143,10 @@ class _Ops(TorchDispatchMode):
         elif self.strict and name == "_to_copy" and kwargs.get("device") == META:
             _check_copy(name, kwargs.get("non_blocking", False))
         result = function(*args, **kwargs)
-        if touched or any(map(on_device, tree_leaves(result))):
+        made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        if self.alone and not all(map(on_device, made)):
+            raise HostTensor(f"{name} makes a tensor of the host")
+        if touched or any(map(on_device, made)):
             self.seen.append(str(packet))
         return result
 

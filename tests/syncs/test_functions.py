@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import fastssl.functional as F
-from fastssl import backends, ops
-from fastssl.augment import moco_v2, simclr
+from fastssl import ops
 from fastssl.nn import EMA, MemoryBank, MemoryQueue
 from fastssl.optim import LARS, set_lr
 from tests.syncs.pretend import HostWaits, PretendCuda
@@ -129,18 +128,6 @@ def test_averages_and_optimiser(pretend):
                 ema.update(model)
                 ema.follow(model, m)
                 half.update(model)
-
-
-@pytest.mark.parametrize("recipe", [simclr(16), moco_v2(16)], ids=["simclr", "moco-v2"])
-def test_views(recipe, pretend):
-    images = torch.zeros(N, 3, 24, 20, dtype=torch.uint8, device="cuda")
-    numbers = torch.arange(N, device="cuda")
-    with pretend.no_waiting():
-        parameters = recipe.parameters(images, numbers, 1)
-    if backends.select("augment", "cuda") == "reference":
-        pytest.skip("plain PyTorch makes views on CUDA here, an image at a time")
-    with pretend.no_waiting():
-        recipe.apply(images, parameters)
 
 
 WAITS = {
