@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/binding.h"
+#include "shared/augment_binding.h"
 
 namespace fastssl {
 namespace {
@@ -51,39 +52,11 @@ Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool
                Tensor parameters, int64_t height, int64_t width, int64_t taps,
                std::vector<double> mean, std::vector<double> std, bool quantized, ScalarType dtype,
                bool channels_last) {
-  data = torch::stable::contiguous(data);
-  offsets = torch::stable::contiguous(offsets);
-  sizes = torch::stable::contiguous(sizes);
-  parameters = torch::stable::contiguous(parameters);
-  AugmentProblem p{.data = static_cast<const uint8_t*>(data.const_data_ptr()),
-                   .bytes = data.numel(),
-                   .offsets = static_cast<const int64_t*>(offsets.const_data_ptr()),
-                   .sizes = static_cast<const int64_t*>(sizes.const_data_ptr()),
-                   .images = offsets.size(0),
-                   .channels = channels,
-                   .planar = planar,
-                   .parameters = static_cast<const float*>(parameters.const_data_ptr()),
-                   .rows = parameters.size(0),
-                   .height = height,
-                   .width = width,
-                   .taps = taps,
-                   .quantized = quantized,
-                   .element = dtype == ScalarType::BFloat16 ? Element::bfloat16
-                              : dtype == ScalarType::Half   ? Element::float16
-                                                            : Element::float32,
-                   .channels_last = channels_last};
-  for (int64_t k = 0; k < channels; ++k) {
-    p.gain[k] = float(1 / (255 * std[size_t(k)]));
-    p.bias[k] = float(-mean[size_t(k)] / std[size_t(k)]);
-  }
+  AugmentCall call(data, offsets, sizes, channels, planar, parameters, height, width, taps, mean, std,
+                   quantized, dtype, channels_last);
+  AugmentProblem& p = call.problem;
   const Buffer<float> bounded = bounded_parameters(p);
   p.parameters = bounded.get();
-  const std::vector<int64_t> shape =
-      channels_last ? std::vector<int64_t>{p.rows, height, width, channels}
-                    : std::vector<int64_t>{p.rows, channels, height, width};
-  Tensor out = torch::stable::new_empty(data, shape, dtype);
-  p.out = static_cast<char*>(out.mutable_data_ptr());
-
   struct Context {
     const AugmentProblem& problem;
     int64_t floats, next;
@@ -95,8 +68,7 @@ Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool
       augment_kernels().view(c.problem, row, memory);
   };
   parallel(std::min(int64_t(torch::stable::get_num_threads()), p.rows), work, &context);
-  if (!channels_last) return out;
-  return torch::stable::transpose(torch::stable::transpose(out, 1, 3), 2, 3);  // [R, C, H, W]
+  return call.views();
 }
 
 }  // namespace

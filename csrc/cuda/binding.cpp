@@ -5,20 +5,13 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <stdexcept>
 #include <string>
-#include <vector>
 
-#include "shared/augment_parameters.h"
+#include "shared/augment_binding.h"
 
 namespace __attribute__((visibility("hidden"))) fastssl {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 void succeed(const char* op, const char* error) {
   if (error) throw std::runtime_error(std::string(op) + " on CUDA: " + error);
@@ -30,72 +23,30 @@ void* stream_of(const Tensor& t) {
   return stream;
 }
 
-template <class T>
-const T* values(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
 Tensor augment(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool planar,
                Tensor parameters, int64_t height, int64_t width, int64_t taps,
                std::vector<double> mean, std::vector<double> std, bool quantized, ScalarType dtype,
                bool channels_last) {
   const torch::stable::accelerator::DeviceGuard guard(data.get_device_index());
-  data = torch::stable::contiguous(data);
-  offsets = torch::stable::contiguous(offsets);
-  sizes = torch::stable::contiguous(sizes);
-  parameters = torch::stable::contiguous(parameters);
-  AugmentProblem p{.data = values<uint8_t>(data),
-                   .bytes = data.numel(),
-                   .offsets = values<int64_t>(offsets),
-                   .sizes = values<int64_t>(sizes),
-                   .images = offsets.size(0),
-                   .channels = channels,
-                   .planar = planar,
-                   .parameters = values<float>(parameters),
-                   .rows = parameters.size(0),
-                   .height = height,
-                   .width = width,
-                   .taps = taps,
-                   .quantized = quantized,
-                   .element = dtype == ScalarType::BFloat16 ? Element::bfloat16
-                              : dtype == ScalarType::Half   ? Element::float16
-                                                            : Element::float32,
-                   .channels_last = channels_last};
-  for (int64_t k = 0; k < channels; ++k) {
-    p.gain[k] = float(1 / (255 * std[size_t(k)]));
-    p.bias[k] = float(-mean[size_t(k)] / std[size_t(k)]);
-  }
-  const std::vector<int64_t> shape =
-      channels_last ? std::vector<int64_t>{p.rows, height, width, channels}
-                    : std::vector<int64_t>{p.rows, channels, height, width};
-  Tensor out = torch::stable::new_empty(data, shape, dtype);
-  p.out = static_cast<char*>(out.mutable_data_ptr());
+  const AugmentCall call(data, offsets, sizes, channels, planar, parameters, height, width, taps, mean,
+                         std, quantized, dtype, channels_last);
   int64_t floats = 0;
-  succeed("augment", augment_scratch(p, &floats));
-  Tensor scratch = torch::stable::new_empty(data, {floats}, ScalarType::Float);
+  succeed("augment", augment_scratch(call.problem, &floats));
+  Tensor scratch = torch::stable::new_empty(call.data, {floats}, ScalarType::Float);
   auto* memory = floats ? static_cast<float*>(scratch.mutable_data_ptr()) : nullptr;
-  succeed("augment", launch_augment(p, memory, stream_of(data)));
-  if (!channels_last) return out;
-  return torch::stable::transpose(torch::stable::transpose(out, 1, 3), 2, 3);  // [R, C, H, W]
+  succeed("augment", launch_augment(call.problem, memory, stream_of(call.data)));
+  return call.views();
 }
 
 Tensor draw(Tensor sizes, Tensor samples, int64_t seed, int64_t view, int64_t height, int64_t width,
-            std::vector<double> numbers) {
+            std::vector<double> chances) {
   const torch::stable::accelerator::DeviceGuard guard(samples.get_device_index());
-  sizes = torch::stable::contiguous(sizes);
-  samples = torch::stable::contiguous(samples);
-  if (numbers.size() != kChances) throw std::runtime_error("chances are not as many as they should be");
-  Chances chances;
-  __builtin_memcpy(&chances, numbers.data(), kChances * sizeof(double));
-  chances.log_ratio = {std::log(chances.ratio.low), std::log(chances.ratio.high)};
-  chances.log_erase_ratio = {std::log(chances.erase_ratio.low), std::log(chances.erase_ratio.high)};
-  Tensor out =
-      torch::stable::new_empty(samples, {samples.size(0), kAugmentColumns}, ScalarType::Float);
+  ParametersCall call(sizes, samples, chances);
   succeed("augment_parameters",
-          launch_augment_parameters(values<int64_t>(sizes), values<int64_t>(samples), samples.size(0),
-                                    seed, view, height, width, chances,
-                                    static_cast<float*>(out.mutable_data_ptr()), stream_of(samples)));
-  return out;
+          launch_augment_parameters(values<int64_t>(call.sizes), values<int64_t>(call.samples),
+                                    call.rows(), seed, view, height, width, call.chances, call.drawn(),
+                                    stream_of(call.samples)));
+  return call.out;
 }
 
 }  // namespace
