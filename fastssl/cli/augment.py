@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fastssl.cli.pretext import TASKS
-from fastssl.data import RECIPES, Reading, build_recipe, load_data, reader
+from fastssl.data import RECIPES, ImageStore, Reading, build_recipe, load_data, reader
 from fastssl.errors import UserError, choose
 
 
@@ -48,7 +48,8 @@ def draw(options: argparse.Namespace) -> None:
     if name not in (*RECIPES, *TASKS):
         raise choose("recipe of views", name, [*RECIPES, *TASKS])
     indices = torch.arange(min(options.images, len(data.train)))
-    images = data.train[indices]
+    train = data.train
+    images = train.middles(indices) if isinstance(train, ImageStore) else train[indices]
     rows = {"image": images.float() / 255}
     if name in TASKS:
         try:
@@ -56,8 +57,8 @@ def draw(options: argparse.Namespace) -> None:
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
     else:
-        recipe = build_recipe(name, data.train.shape[-1])
-        views = recipe(reader(data.train, recipe)(indices), indices, options.seed)
+        recipe = build_recipe(name, train.shape[-1])
+        views = recipe(reader(train, recipe)(indices), indices, options.seed)
         rows |= {f"view {i + 1}": recipe.denormalize(view) for i, view in enumerate(views)}
     figure = image_grid(list(rows.values()), list(rows))
     try:

@@ -25,13 +25,19 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         fitting = fitting_of(options)
-        run = load_run(options.run_dir, device=options.device, head_layers=options.head_layers)
+        run = load_run(
+            options.run_dir,
+            device=options.device,
+            head_layers=options.head_layers,
+            eval_crop=options.eval_crop,
+        )
         student, report = distill_run(
             run,
             choose_device(options.device),
             encoder=options.encoder,
             share=options.label_share,
             temperature=options.temperature,
+            crop_area=options.crop_area,
             fitting=fitting,
         )
         written = options.run_dir / REPORT

@@ -22,7 +22,12 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         fitting = fitting_of(options)
-        run = load_run(options.run_dir, device=options.device, head_layers=options.head_layers)
+        run = load_run(
+            options.run_dir,
+            device=options.device,
+            head_layers=options.head_layers,
+            eval_crop=options.eval_crop,
+        )
         if options.data:
             run = on_other_data(run, options.data)
         report = judge(
@@ -30,6 +35,7 @@ def main(argv: list[str]) -> int:
             choose_device(options.device),
             tasks=options.tasks,
             label_shares=options.label_shares,
+            crop_area=options.crop_area,
             fitting=fitting,
         )
         try:
@@ -58,7 +64,7 @@ def on_other_data(run: Run, name: str) -> Run:
     data = load_data(name, image_size=side, reading=reading)
     if data.train.shape[0] != channels:
         raise UserError(f"{name} has {data.train.shape[0]} channels, the encoder takes {channels}")
-    return dataclasses.replace(run, data=data)
+    return dataclasses.replace(run, data=data.framed(run.config.eval_crop))
 
 
 def _parser() -> argparse.ArgumentParser:

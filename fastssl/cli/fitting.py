@@ -9,13 +9,27 @@ from fastssl.evaluation import Fitting
 
 
 def add_options(parser: argparse.ArgumentParser, title: str, fitting: Fitting) -> None:
-    """``--head-layers``, and an option for each of a Fitting's settings with its value here."""
+    """``--head-layers``, how much of an image is seen, and an option for each of a Fitting's
+    settings with its value here."""
     parser.add_argument(
         "--head-layers",
         type=int,
         default=0,
         metavar="N",
         help="the projection head's first N layers belong to the encoder; SimCLR v2: 1",
+    )
+    parser.add_argument(
+        "--eval-crop",
+        type=float,
+        metavar="SHARE",
+        help="photographs are judged by the square in their middle, of this share of the shorter "
+        "side; default: as the run, 0.875",
+    )
+    parser.add_argument(
+        "--crop-area",
+        type=float,
+        metavar="SHARE",
+        help="the least area of a crop to learn from with labels; default: as in pre-training",
     )
     group = parser.add_argument_group(title)
     for name, value in dataclasses.asdict(fitting).items():

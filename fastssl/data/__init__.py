@@ -2,7 +2,7 @@
 
 from fastssl.data.ahead import ahead
 from fastssl.data.feed import placed, reader, resident
-from fastssl.data.images import FileImages, Images, Split, TensorImages
+from fastssl.data.images import Images, Split, TensorImages
 from fastssl.data.random import mix, uniform
 from fastssl.data.recipes import RECIPES, build_recipe, fitted
 from fastssl.data.registry import SOURCES, load_data, source_of
@@ -13,7 +13,6 @@ from fastssl.data.views import MultiCrop, PhotoViews, Recipe, Views
 __all__ = [
     "RECIPES",
     "SOURCES",
-    "FileImages",
     "ImageStore",
     "Images",
     "MultiCrop",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,19 @@ UPRIGHT = {  # by EXIF's orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class Stored(Protocol):
+    """An image that lies in no file of its own; its ``str`` is what a user calls it."""
+
+    @property
+    def state(self) -> str:
+        """Another where the bytes are others."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """As it is encoded; OSError where it cannot be read."""
+        ...
 
 
 class UnreadableError(Exception):
@@ -66,14 +80,17 @@ def decode(
         raise UnreadableError(_reason(error)) from error
 
 
-def size_of(path: Path, channels: int = 3, max_side: int | None = None) -> tuple[int, int]:
+def size_of(
+    source: Path | Stored, channels: int = 3, max_side: int | None = None
+) -> tuple[int, int]:
     """The height and width that :func:`decode` will give, from the file's header where that tells.
 
     Raises:
         UnreadableError: as of :func:`decode`; a header may be whole where the rest is not.
     """
     try:
-        with Image.open(path) as image:
+        file = source if isinstance(source, Path) else BytesIO(source.read_bytes())
+        with Image.open(file) as image:
             if image.format not in SIZED:
                 height, width = decode(image, channels, max_side).shape[:2]
                 return height, width

@@ -19,7 +19,10 @@ SHARE = 4  # at most one part in so many of a GPU's free memory, unless more is 
 
 
 def reader(
-    images: Images, recipe: Views | Callable[..., list[Tensor]], *, pin: bool = False
+    images: Images | Tensor,
+    recipe: Views | Callable[..., Tensor | list[Tensor]],
+    *,
+    pin: bool = False,
 ) -> Callable[[Tensor], Any]:
     """How batches of images are read for a recipe, from int64 indices [B] on the CPU.
 
@@ -32,7 +35,7 @@ def reader(
         A function to uint8 [B, C, H, W] or Packed, on the device where the images are.
     """
     if isinstance(images, ImageStore) and not isinstance(recipe, PhotoViews):
-        return images.__getitem__
+        return images.middles
     if isinstance(images, ImageStore | TensorImages):
         return partial(images.gather, pin=pin)
     return images.__getitem__

@@ -1,20 +1,14 @@
-"""Sets of images: in memory, or decoded as they are asked for."""
+"""Sets of images, and what training and judging take of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from fastssl.data.decode import as_mode
 from fastssl.data.store import ImageStore, Unreadable
-from fastssl.errors import UserError
 
 
 class Images(Protocol):
@@ -43,6 +37,14 @@ class Split:
         """Files that were left out of either part."""
         parts = (part for part in (self.train, self.test) if isinstance(part, ImageStore))
         return [file for part in parts for file in part.unreadable]
+
+    def framed(self, crop: float | None) -> Split:
+        """The same, of files judged by a middle of another share; see :class:`ImageStore`. None:
+        as it is."""
+        if crop is None or not isinstance(self.train, ImageStore):
+            return self
+        test = self.test.framed(crop) if isinstance(self.test, ImageStore) else self.test
+        return replace(self, train=self.train.framed(crop), test=test)
 
 
 class TensorImages:
@@ -79,63 +81,3 @@ class TensorImages:
         )
         rows = indices.to(device, non_blocking=True)
         return torch.index_select(self.images, 0, rows, out=out)
-
-
-class FileImages:
-    """Images decoded when asked for, by several threads.
-
-    Args:
-        open_image: from i to the i-th image, of any size and mode.
-        name: from i to what a user calls it, for the error that says it is broken.
-        count: N.
-        labels: N class numbers, or None.
-        size: H = W; the image is scaled until its short side fits, and its centre kept.
-        channels: 3, or 1 for grey.
-        workers: threads.
-
-    Raises:
-        UserError: on being asked for an image that cannot be read.
-    """
-
-    def __init__(
-        self,
-        open_image: Callable[[int], Image.Image],
-        name: Callable[[int], str],
-        count: int,
-        labels: Sequence[int] | None,
-        *,
-        size: int,
-        channels: int = 3,
-        workers: int = 4,
-    ) -> None:
-        self._open_image = open_image
-        self._name = name
-        self._count = count
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
-        self.shape = (channels, size, size)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack(list(self._workers.map(self._decode, indices.tolist())))
-
-    def _decode(self, i: int) -> Tensor:
-        try:
-            return self._pixels(self._open_image(i))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{self._name(i)}: not a readable image: {error}") from error
-
-    def _pixels(self, image: Image.Image) -> Tensor:
-        channels, size, _ = self.shape
-        image.draft(None, (size, size))  # a JPEG may decode at ½, ¼ or ⅛ of its size
-        image = as_mode(image, channels)
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-        pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
-        return pixels.view(size, size, channels).permute(2, 0, 1)

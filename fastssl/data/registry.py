@@ -37,7 +37,7 @@ def load_data(
             classes) or PATH alone, ``mnist:PATH`` (IDX files, plain or gzip), ``cifar10:PATH`` (the
             binary version), ``hf:NAME_OR_DIR`` (Hugging Face ``datasets``).
         image_size: H = W; None: the data's own, 16 for digits, 224 for folder and hf.
-        reading: how image files are read; of hf, the threads alone.
+        reading: how image files, and hf's, are read and kept.
 
     Raises:
         UserError: an unknown name, a missing path or package, a broken file.

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from fastssl.data.ahead import ahead
-from fastssl.data.decode import UnreadableError, decode, size_of
+from fastssl.data.decode import Stored, UnreadableError, decode, size_of
 from fastssl.errors import UserError
 
 Keep = Literal["auto", "decoded", "encoded", "files"]
+File = Path | Stored
 Put = Callable[[int, np.ndarray], None]  # (offset, uint8 bytes)
 VERSION = 1  # of what is written
 
@@ -85,7 +86,7 @@ class Shelf:
     unreadable: dict[int, str]  # the other files, and why
 
 
-def fill(files: Sequence[Path], channels: int, reading: Reading) -> Shelf:
+def fill(files: Sequence[File], channels: int, reading: Reading) -> Shelf:
     """Read files, or find what an earlier run wrote of them.
 
     Raises:
@@ -107,10 +108,10 @@ def fill(files: Sequence[Path], channels: int, reading: Reading) -> Shelf:
     return shelf
 
 
-def read_file(path: Path) -> bytes:
+def read_file(file: File) -> bytes:
     """A file's bytes; UnreadableError where it cannot be read."""
     try:
-        return path.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
 
@@ -126,8 +127,8 @@ def decoded(
     return image.reshape(-1)
 
 
-def unreadable(path: Path | str, reason: str) -> UserError:
-    return UserError(f"{path}: not a readable image: {reason}")
+def unreadable(file: File, reason: str) -> UserError:
+    return UserError(f"{file}: not a readable image: {reason}")
 
 
 def free_memory() -> int:
@@ -150,7 +151,7 @@ def in_words(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def _read(files: Sequence[Path], channels: int, reading: Reading, entry: _Entry | None) -> Shelf:
+def _read(files: Sequence[File], channels: int, reading: Reading, entry: _Entry | None) -> Shelf:
     broken: dict[int, str] = {}
     skip = reading.on_corrupt == "skip"
 
@@ -177,7 +178,7 @@ def _read(files: Sequence[Path], channels: int, reading: Reading, entry: _Entry 
     if keep == "decoded":
         counts = pixels
     elif keep == "encoded":
-        counts[:] = [0 if i in broken else file.stat().st_size for i, file in enumerate(files)]
+        counts[:] = [0 if i in broken else _length(file) for i, file in enumerate(files)]
     ends = counts.cumsum()
     total = int(ends[-1])
 
@@ -260,13 +261,13 @@ class _Entry:
     """
 
     def __init__(
-        self, folder: Path, files: Sequence[Path], channels: int, reading: Reading
+        self, folder: Path, files: Sequence[File], channels: int, reading: Reading
     ) -> None:
         keep = "decoded" if reading.keep == "auto" else reading.keep
         checked = keep == "decoded" or reading.on_corrupt == "skip"
         options = (VERSION, PIL.__version__, channels, keep, checked, reading.max_side)
-        paths = [os.path.abspath(path) for path in files]
-        states = [_state(path) for path in paths]
+        paths = [os.path.abspath(f) if isinstance(f, Path) else str(f) for f in files]
+        states = [_state(file) for file in files]
         self.key = _digest(options, paths)
         self.fingerprint = _digest(states)
         self.folder = folder
@@ -343,9 +344,15 @@ class _Entry:
         return torch.from_file(str(self.data), shared=False, size=total, dtype=torch.uint8)
 
 
-def _state(path: str) -> tuple[int, int] | None:
+def _length(file: File) -> int:
+    return file.stat().st_size if isinstance(file, Path) else len(file.read_bytes())
+
+
+def _state(file: File) -> tuple[int, int] | str | None:
+    if not isinstance(file, Path):
+        return file.state
     try:
-        found = os.stat(path)
+        found = file.stat()
     except OSError:  # decoding will say
         return None
     return found.st_size, found.st_mtime_ns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fastssl.data.images import FileImages, Images, Split, TensorImages
+from fastssl.data.images import Images, Split, TensorImages
 from fastssl.data.shelf import Reading
 from fastssl.data.store import ImageStore
 from fastssl.errors import UserError
@@ -24,6 +25,7 @@ TEST_SHARE = 0.2
 IDX_DTYPE_UINT8 = 8
 CIFAR_ROW = 1 + 3 * 32 * 32
 LARGE = 64  # pixels from which views are made as for photographs
+CROP = 224 / 256  # of a photograph's shorter side, that networks are judged by
 
 
 def digits(_: str, size: int | None, reading: Reading) -> Split:
@@ -93,14 +95,34 @@ def folder(path: str, size: int | None, reading: Reading) -> Split:
     size = size or 224
 
     def images(files: list[Path], labels: list[int] | None) -> Images:
-        return ImageStore(files, labels, size=size, reading=reading)
+        return ImageStore(files, labels, size=size, crop=_crop(size), reading=reading)
 
     judged = bool(test_part[0]) and train_part[1] is not None and test_part[1] is not None
-    return Split(
-        images(*train_part),
-        images(*test_part) if judged else None,
-        "photo" if size >= LARGE else "small",
-    )
+    return Split(images(*train_part), images(*test_part) if judged else None, _views(size))
+
+
+@dataclass(frozen=True)
+class TableImage:
+    """An image in a table of ``datasets``, as it is encoded there."""
+
+    rows: Any  # of one column, undecoded
+    number: int
+    name: str  # of the table
+
+    def __str__(self) -> str:
+        return f"{self.name} image {self.number}"
+
+    @property
+    def state(self) -> str:
+        """Of all rows."""
+        return str(self.rows._fingerprint)
+
+    def read_bytes(self) -> bytes:
+        """From the table, or from the file that it names."""
+        (image,) = self.rows[self.number].values()
+        if image is None:
+            raise OSError("there is none")
+        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 
 def hugging_face(name: str, size: int | None, reading: Reading) -> Split:
@@ -128,20 +150,22 @@ def hugging_face(name: str, size: int | None, reading: Reading) -> Split:
         train, test = train.select(kept), train.select(out)
     size = size or 224
 
-    def images(rows: Any) -> Images:
-        return FileImages(
-            lambda i: rows[i][image],
-            lambda i: f"hf:{name}, image {i}",
-            len(rows),
-            list(rows[label]) if label else None,
-            size=size,
-            workers=reading.workers,
-        )
+    def images(rows: Any, part: str) -> Images:
+        column = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        files = [TableImage(column, i, f"hf:{name}, {part}") for i in range(len(rows))]
+        labels = list(rows[label]) if label else None
+        return ImageStore(files, labels, size=size, crop=_crop(size), reading=reading)
 
     judged = test is not None and label is not None
-    return Split(
-        images(train), images(test) if judged else None, "photo" if size >= LARGE else "small"
-    )
+    return Split(images(train, "train"), images(test, "test") if judged else None, _views(size))
+
+
+def _crop(size: int) -> float:
+    return CROP if size >= LARGE else 1.0
+
+
+def _views(size: int) -> str:
+    return "photo" if size >= LARGE else "small"
 
 
 def held_out(labels: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -15,12 +15,13 @@ from torch import Tensor
 from fastssl import augment
 from fastssl.augment import Column, Packed
 from fastssl.data.ahead import ahead
-from fastssl.data.decode import UnreadableError
+from fastssl.data.decode import Stored, UnreadableError
 from fastssl.data.shelf import Reading, decoded, fill, in_words, read_file, unreadable
 from fastssl.errors import UserError
 
 TOGETHER = 64  # images in memory at once while many are brought to one size, or moved
 COPIED = 2**20  # bytes at least that a thread copies
+ELONGATED = 8  # times as long as high, or more: an image's ends are cut off before it is resized
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,17 @@ class ImageStore:
     """Images of any sizes, by their files.
 
     ``store.gather(indices)`` gives a batch as :class:`fastssl.augment.Packed`, every image in its
-    own size, as recipes of :mod:`fastssl.augment` take it; ``store[indices]`` gives their centres
-    in one size. What is kept between batches, and where, :class:`Reading` says. An EXIF orientation
-    is followed, grey, palette, CMYK and 16-bit images become 8-bit RGB, of several frames the first
-    counts; see :func:`fastssl.data.decode.decode`.
+    own size, as recipes of :mod:`fastssl.augment` take it; ``store[indices]`` gives their middles
+    in one size, as networks are judged by. What is kept between batches, and where,
+    :class:`Reading` says. An EXIF orientation is followed, grey, palette, CMYK and 16-bit images
+    become 8-bit RGB, of several frames the first counts; see :func:`fastssl.data.decode.decode`.
 
     Args:
-        files: the images' paths.
+        files: the images' paths, or :class:`fastssl.data.decode.Stored`.
         labels: a class number for each, or None.
         size: height and width of what ``store[indices]`` gives.
+        crop: how much of the shorter side that holds: 0.875, which is 224 of 256, is usual for
+            photographs, 1 for images that are small.
         channels: 3, or 1 for grey.
         reading: what is kept, where, and what becomes of files that cannot be read.
 
@@ -62,10 +65,11 @@ class ImageStore:
 
     def __init__(
         self,
-        files: Sequence[Path | str],
+        files: Sequence[Path | str | Stored],
         labels: Sequence[int] | None = None,
         *,
         size: int = 224,
+        crop: float = 1.0,
         channels: int = 3,
         reading: Reading = Reading(),  # noqa: B008, it is frozen
     ) -> None:
@@ -73,7 +77,7 @@ class ImageStore:
             raise ValueError(f"channels must be 1 or 3, not {channels}")
         if labels is not None and len(labels) != len(files):
             raise ValueError(f"labels must be {len(files)}, one a file, not {len(labels)}")
-        paths = [Path(file) for file in files]
+        paths = [Path(file) if isinstance(file, str) else file for file in files]
         if not paths:
             raise UserError("there are no images")
         shelf = fill(paths, channels, reading)
@@ -86,6 +90,7 @@ class ImageStore:
         self.files = [paths[i] for i in shelf.rows.tolist()]
         self.labels = None if labels is None else torch.tensor(labels)[shelf.rows].long()
         self.shape = (channels, size, size)
+        self.crop = _checked(crop)
         self.sizes = shelf.sizes
         self.nbytes = int(shelf.sizes.prod(dim=1).sum()) * channels
         self.keep = shelf.keep
@@ -145,20 +150,34 @@ class ImageStore:
         return Packed(data, offsets, sizes, self.shape[0])
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """The images' centres: the largest square, scaled to ``size`` by the ``augment`` op
-        (bilinear, antialiased, in whole numbers).
+        """The images' middles, of the share ``crop``; see :meth:`middles`."""
+        return self.middles(indices, self.crop)
+
+    def middles(self, indices: Tensor, crop: float = 1.0) -> Tensor:
+        """Squares in the middle of the images: the shorter side is resized to ``size / crop``, and
+        ``size`` pixels are kept, as by torchvision's ``Resize`` and ``CenterCrop`` on uint8 tensors
+        (bilinear, antialiased), bit by bit.
 
         Args:
             indices: int64 [B], B ≥ 1.
+            crop: share of the shorter side, in (0, 1].
 
         Returns:
             uint8 [B, C, size, size], on the CPU.
         """
         self._check(indices)
+        _checked(crop)
         out = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
         for part, into in zip(indices.split(TOGETHER), out.split(TOGETHER), strict=True):
-            into.copy_(centres(self.gather(part), self.shape[1]))
+            sizes = self.sizes[part.cpu()]
+            into.copy_(middles(self.gather(part), sizes, self.shape[1], crop))
         return out
+
+    def framed(self, crop: float) -> ImageStore:
+        """The same images, judged by a middle of another share."""
+        other = copy.copy(self)
+        other.crop = _checked(crop)
+        return other
 
     def batches(
         self, order: Iterable[Tensor], *, depth: int = 2, pin: bool = False
@@ -260,15 +279,35 @@ class ImageStore:
             raise IndexError(f"indices must lie in [0, {len(self)}), not {wrong}")
 
 
-def centres(images: Packed, side: int) -> Tensor:
-    """The largest square in the middle of each image, scaled: uint8 [B, C, side, side]."""
-    recipe = augment.Recipe((augment.View(side),), mean=(0.0,), std=(1.0,), quantized=True)
-    device = images.device
-    (rows,) = recipe.parameters(
-        images, torch.zeros(len(images), dtype=torch.int64, device=device), 0
-    )
-    square = images.sizes.amin(dim=1, keepdim=True)  # [B, 1]
-    rows[:, Column.TOP : Column.HEIGHT] = ((images.sizes - square) // 2).to(rows.dtype)
-    rows[:, Column.HEIGHT : Column.FLIP] = square.to(rows.dtype)
-    (view,) = recipe.apply(images, [rows])
-    return (view * 255).round().to(torch.uint8)
+def middles(images: Packed, sizes: Tensor, side: int, crop: float) -> Tensor:
+    """As of :meth:`ImageStore.middles`: uint8 [B, C, side, side], on the images' device.
+
+    Args:
+        images: B of them.
+        sizes: theirs, int64 [B, 2], on the CPU.
+        side: in pixels.
+        crop: share of the shorter side.
+    """
+    short = round(side / crop)
+    out = images.data.new_empty((len(images), images.channels, side, side))
+    alike, group = sizes.unique(dim=0, return_inverse=True)
+    for i, (height, width) in enumerate(alike.tolist()):
+        which = (group == i).nonzero().flatten().to(images.device)
+        some = Packed(images.data, images.offsets[which], images.sizes[which], images.channels)
+        least = min(height, width)
+        kept = [min(length, ELONGATED * least) for length in (height, width)]
+        view = augment.View(tuple(short * length // least for length in kept))
+        recipe = augment.Recipe((view,), mean=(0.0,), std=(1.0,), quantized=True)
+        (rows,) = recipe.parameters(some, torch.zeros_like(which), 0)
+        for n, (length, part) in enumerate(zip((height, width), kept, strict=True)):
+            rows[:, Column.TOP + n], rows[:, Column.HEIGHT + n] = (length - part) // 2, part
+        (x,) = recipe.apply(some, [rows])  # [b, C, …], one side of them short
+        top, left = (round((pixels - side) / 2) for pixels in view.shape)
+        out[which] = (x[:, :, top : top + side, left : left + side] * 255).round().to(torch.uint8)
+    return out
+
+
+def _checked(crop: float) -> float:
+    if not 0 < crop <= 1:  # NaN as well
+        raise ValueError(f"crop must be a share, in (0, 1], not {crop}")
+    return crop

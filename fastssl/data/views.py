@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastssl import augment, backends
 from fastssl.data.random import mix, uniform
+from fastssl.errors import UserError
 
 BEND, NOISE = range(1, 3)  # what a view's seed is for beside the numbers every pixel shares
 BEND_NODES = 4  # a side
@@ -65,10 +66,12 @@ class Recipe:
         """Pixels in [0, 1] again."""
         return x * self.std + self.mean
 
-    def gentle(self) -> Recipe:
-        """One view, of the crops, shifts, turns and flips alone."""
+    def gentle(self, area: float | None = None) -> Recipe:
+        """One view, of the crops, shifts, turns and flips alone; of at least so much of the image's
+        area, where that is given."""
         kept = ("scale", "ratio", "shift", "rotate", "shear", "flip", "mean", "std")
-        return Recipe(views=1, **{name: getattr(self, name) for name in kept})
+        made = Recipe(views=1, **{name: getattr(self, name) for name in kept})
+        return made if area is None else replace(made, scale=_from(area, self.scale))
 
     def view(self, x: Tensor, indices: Tensor, seed: int) -> Tensor:
         """One view of pixels in [0, 1], float32, shape [B, C, H, W]."""
@@ -163,9 +166,9 @@ class MultiCrop:
         """As of :class:`Recipe`."""
         return self.recipes[0].denormalize(x)
 
-    def gentle(self) -> Recipe:
+    def gentle(self, area: float | None = None) -> Recipe:
         """As of :class:`Recipe`, the first one's."""
-        return self.recipes[0].gentle()
+        return self.recipes[0].gentle(area)
 
     @property
     def _each(self) -> list[Recipe]:
@@ -206,10 +209,11 @@ class PhotoViews:
         mean, std = self._moments(x)
         return x * std + mean
 
-    def gentle(self) -> PhotoViews:
-        """One view, of the first one's crops and flips alone."""
+    def gentle(self, area: float | None = None) -> PhotoViews:
+        """One view, of the first one's crops and flips alone, as of :class:`Recipe`."""
         first = self.recipe.views[0]
-        view = augment.View(first.size, scale=first.scale, ratio=first.ratio, flip=first.flip)
+        scale = first.scale if area is None else _from(area, first.scale)
+        view = augment.View(first.size, scale=scale, ratio=first.ratio, flip=first.flip)
         return replace(self, recipe=replace(self.recipe, views=(view,)))
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,6 +223,12 @@ class PhotoViews:
 
 
 Views = Recipe | MultiCrop | PhotoViews
+
+
+def _from(area: float, scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < area <= scale[1]:  # NaN as well
+        raise UserError(f"the least area of a crop must lie in (0, {scale[1]:g}], not {area}")
+    return area, scale[1]
 
 
 def _columns(u: Tensor) -> Iterator[Tensor]:

@@ -51,7 +51,8 @@ def fine_tune(
         share: of each class's labels that is used, drawn by ``seed``; above 0, at most 1.
         transform: maps a float32 batch in [0, 1] to the encoder's input; None: nothing.
         augment: in place of ``transform`` while training: from uint8 images, their indices and a
-            seed to random views as the encoder takes them. SimCLR: crops and flips alone.
+            seed to random views as the encoder takes them. SimCLR: crops and flips alone, as a
+            recipe's ``gentle()``; see :func:`fit`.
         device: where the encoder is.
         seed: of the labels drawn, of batches, views and dropout. On a CPU the same seed gives the
             same weights bit for bit.

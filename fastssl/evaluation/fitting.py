@@ -6,12 +6,13 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastssl.data import Images, ahead, mix
+from fastssl.data import Images, Views, ahead, mix, placed, reader
 from fastssl.errors import UserError
 from fastssl.evaluation.features import as_float, check_images, evaluating, extract_features
 from fastssl.evaluation.progress import Bar
@@ -21,7 +22,8 @@ from fastssl.optim import build_optimizer, set_lr, warmup_cosine
 ORDER, VIEWS, NOISE = range(3)  # what a seed is for
 
 Transform = Callable[[Tensor], Tensor]  # float32 in [0, 1] to the encoder's input
-Augment = Callable[[Tensor, Tensor, int], Tensor]  # (uint8 images, indices, seed) to its input
+# (uint8 images, indices, seed) to its input, or to a list of which the first is
+Augment = Views | Callable[[Tensor, Tensor, int], Tensor | list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def fit(
         fitting: the settings.
         rows: int64, those of the images to train on; None: all.
         transform: as for ``extract_features``.
-        augment: in place of ``transform``: random views of a batch, such as a ``Recipe``'s.
+        augment: in place of ``transform``: random views of a batch, such as a ``Recipe``'s;
+            ``PhotoViews`` are given those of an ``ImageStore`` in their own sizes.
         device: where the model is.
         seed: of the batches, the views and dropout.
         title: of the progress bar.
@@ -161,21 +164,26 @@ def fit(
     for module in model.modules():
         if fitting.freeze_batch_norm and isinstance(module, _BatchNorm):
             module.eval()
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    read = images.__getitem__ if augment is None else reader(images, augment, pin=bool(cuda))
 
-    def load(step: int) -> tuple[Tensor, Tensor]:
+    def load(step: int) -> tuple[Tensor, Any]:  # indices and images
         epoch, position = divmod(step, steps)
         generator = torch.Generator().manual_seed(mix(seed, ORDER, epoch))
         order = torch.randperm(len(rows), generator=generator)
         chosen = rows[order[position * size : (position + 1) * size]]
-        return chosen, images[chosen]
+        return chosen, read(chosen)
 
     with torch.random.fork_rng(cuda), Bar(title, total, progress) as advance:
         torch.manual_seed(mix(seed, NOISE))
-        for step, (chosen, batch) in enumerate(ahead(load, range(total))):
-            batch, epoch = batch.to(device), step // steps
+        for step, (chosen, loaded) in enumerate(ahead(load, range(total))):
+            batch: Any = placed(loaded, device)
+            epoch = step // steps
             if augment is not None:
-                x = augment(batch, chosen.to(device), mix(seed, VIEWS, epoch))
+                numbers = chosen.to(batch.device, non_blocking=True)
+                views = augment(batch, numbers, mix(seed, VIEWS, epoch))
+                x = (views[0] if isinstance(views, list) else views).to(device)
             else:
                 x = as_float(batch) if transform is None else transform(as_float(batch))
             if x.dim() == 4:

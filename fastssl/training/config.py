@@ -72,6 +72,9 @@ class TrainConfig(BaseModel):
     """digits | folder:PATH, or the path alone | mnist:PATH | cifar10:PATH | hf:NAME_OR_DIR"""
     image_size: int | None = Field(None, ge=8)
     """pixels a side; None: the data's own, 16 for digits, 224 for folder and hf"""
+    eval_crop: float | None = Field(None, gt=0, le=1)
+    """a folder's or hf's images are judged by the square in their middle, of this share of the
+    shorter side; None: 0.875, 224 of 256, where image_size is 64 or more, else 1"""
     views: str | None = None
     """recipe of the random views: digits | small | photo | simclr | moco-v1 | moco-v2, any number;
     or two of unequal strength, byol; or two with smaller crops beside them, for swav, dino,

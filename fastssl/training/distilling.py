@@ -17,7 +17,7 @@ from fastssl.nn import build_encoder
 from fastssl.training.build import WEIGHTS
 from fastssl.training.checkpoint import load_checkpoint, save_checkpoint
 from fastssl.training.ranks import choose_device
-from fastssl.training.run import Run, gentle, load_run, sample
+from fastssl.training.run import Run, load_run, sample
 
 STUDENT = "student.pt"
 TEACHING = Fitting()  # how the teacher learns, and the student that has labels alone
@@ -30,6 +30,7 @@ def distill_run(
     encoder: str | None = None,
     share: float = 0.1,
     temperature: float = 1.0,
+    crop_area: float | None = None,
     fitting: Fitting = DISTILLING,
     progress: bool = True,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
@@ -42,6 +43,8 @@ def distill_run(
             own encoder as it was pre-trained.
         share: of each class's labels that the teacher learns from.
         temperature: of teacher and student.
+        crop_area: the least area of the crops that both learn from, share of the image's; None: as
+            in pre-training.
         fitting: how the student is trained; the teacher is fine-tuned by ``Fitting()``.
         progress: show progress bars on stderr.
 
@@ -59,7 +62,7 @@ def distill_run(
     seed = run.config.seed
     given: dict[str, Any] = {
         "transform": run.recipe.normalize,
-        "augment": gentle(run.recipe),
+        "augment": run.recipe.gentle(crop_area),
         "device": device,
         "seed": seed,
         "progress": progress,

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fastssl.methods import METHODS, Method
 from fastssl.nn import feature_width, first_layers
 from fastssl.training.build import build_method
 from fastssl.training.checkpoint import load_checkpoint
-from fastssl.training.config import TrainConfig
+from fastssl.training.config import TrainConfig, config_from
 from fastssl.training.pictures import draw_pictures
 from fastssl.training.ranks import choose_device, ranks
 from fastssl.training.run_dir import (
@@ -115,7 +115,13 @@ def train(
         return path, report
 
 
-def load_run(path: Path | str, *, device: str = "auto", head_layers: int = 0) -> Run:
+def load_run(
+    path: Path | str,
+    *,
+    device: str = "auto",
+    head_layers: int = 0,
+    eval_crop: float | None = None,
+) -> Run:
     """Read back the encoder, the data and the settings of a run.
 
     Args:
@@ -123,12 +129,15 @@ def load_run(path: Path | str, *, device: str = "auto", head_layers: int = 0) ->
         device: where the encoders are put.
         head_layers: how many of the projection head's first layers count as the encoder's last; 1
             where SimCLR v2 fine-tunes.
+        eval_crop: as of :class:`TrainConfig`, in place of the run's own.
 
     Raises:
         UserError: it holds no run or no checkpoint, the data is gone, or the head has no such
             layers.
     """
     config = read_config(Path(path))
+    if eval_crop is not None:
+        config = config_from({**config.model_dump(), "eval_crop": eval_crop}, "settings")
     state = load_checkpoint(Path(path) / CHECKPOINT)
     data, recipe = _data(config)
     method = build_method(config, data.train.shape, samples=len(data.train))
@@ -162,6 +171,7 @@ def judge(
     device: torch.device | str,
     *,
     tasks: Sequence[str] | None = None,
+    crop_area: float | None = None,
     progress: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
@@ -171,6 +181,8 @@ def judge(
         run: what ``load_run`` gives.
         device: where its encoders are.
         tasks: see ``evaluate_encoder``; None: the quick ones, without labels those that need none.
+        crop_area: the least area of the crops to fine-tune on, share of the image's; None: as in
+            pre-training.
         progress: show progress bars on stderr.
         options: others of ``evaluate_encoder``.
 
@@ -192,7 +204,7 @@ def judge(
         untrained=initialisations(run, device),
         tasks=tasks,
         transform=run.recipe.normalize,
-        augment=gentle(run.recipe),
+        augment=run.recipe.gentle(crop_area),
         tuning_data=(train, train.labels) if train.labels is not None else None,
         device=device,
         seed=run.config.seed,
@@ -202,12 +214,6 @@ def judge(
     if run.data.unreadable:
         report["setup"]["unreadable"] = [dataclasses.asdict(file) for file in run.data.unreadable]
     return report
-
-
-def gentle(recipe: Views) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """The recipe's crops and flips alone, one view: how SimCLR fine-tunes and distils."""
-    crops = recipe.gentle()
-    return lambda images, indices, seed: crops(images, indices, seed)[0]
 
 
 def initialisations(run: Run, device: torch.device | str) -> list[nn.Module]:
@@ -254,6 +260,7 @@ def reading_of(config: TrainConfig, *, progress: bool = False) -> Reading:
 def _data(config: TrainConfig, *, progress: bool = False) -> tuple[Split, Views]:
     reading = reading_of(config, progress=progress)
     data = load_data(config.data, image_size=config.image_size, reading=reading)
+    data = data.framed(config.eval_crop)
     recipe = build_recipe(
         config.views or data.recipe, data.train.shape[-1], channels_last=config.channels_last
     )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fastssl.cli import main
-from fastssl.data import load_data
+from fastssl.data import Reading, load_data
 from fastssl.errors import UserError
 
 
@@ -240,40 +240,88 @@ def test_hugging_face_without_its_package(monkeypatch):
         load_data("hf:any")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="no datasets")
+needs_datasets = pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None, reason="no datasets"
+)
+
+
+def rows_of(pictures):
+    """A table of images, of two classes by turns, and of what nobody asks for."""
+    import datasets
+
+    kinds = datasets.ClassLabel(names=["a", "b"])
+    features = {"text": datasets.Value("string"), "picture": datasets.Image(), "kind": kinds}
+    rows = {"text": ["…"] * len(pictures), "picture": pictures}
+    rows["kind"] = [i % 2 for i in range(len(pictures))]
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+@needs_datasets
 @pytest.mark.parametrize("split", [False, True])
 def test_hugging_face(tmp_path, split):
     import datasets
 
-    features = datasets.Features(
-        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b"])}
-    )
-
-    def part(n):
-        rows = {
-            "picture": [Image.fromarray(pixels) for pixels in noise(n, 10, 12, 3)],
-            "kind": [i % 2 for i in range(n)],
-        }
-        return datasets.Dataset.from_dict(rows, features=features)
-
-    whole = datasets.DatasetDict({"train": part(20), "test": part(4)}) if split else part(20)
+    pictures = [Image.fromarray(noise(10 + i, 12, 3)) for i in range(20)]
+    parts = {"train": rows_of(pictures), "test": rows_of(pictures[:4])}
+    whole = datasets.DatasetDict(parts) if split else parts["train"]
     whole.save_to_disk(str(tmp_path / "set"))
     data = load_data(f"hf:{tmp_path / 'set'}", image_size=16)
     assert (len(data.train), len(data.test)) == ((20, 4) if split else (16, 4))
     assert everything(data.train).shape == (len(data.train), 3, 16, 16)
     assert set(data.train.labels.tolist()) == {0, 1}
+    if split:  # in their own sizes
+        batch = data.train.gather(torch.tensor([7, 0]))
+        assert batch.sizes.tolist() == [[17, 12], [10, 12]]
+        begin = int(batch.offsets[0])
+        pixels = batch.data[begin : begin + 17 * 12 * 3].numpy()
+        assert np.array_equal(pixels, np.asarray(pictures[7]).ravel())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="no datasets")
+@needs_datasets
+def test_hugging_face_of_broken_images(tmp_path):
+    import io
+
+    pictures = []
+    for i in range(10):
+        file = io.BytesIO()
+        Image.fromarray(noise(10, 12 + i, 3)).save(file, "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    pictures[4]["bytes"], pictures[7] = pictures[4]["bytes"][:200], None
+    rows_of(pictures).save_to_disk(str(tmp_path / "set"))
+    name = f"hf:{tmp_path / 'set'}"
+    with pytest.raises(UserError, match=r"set, train image \d: not a readable image"):
+        load_data(name)
+    reading = Reading(on_corrupt="skip", cache=tmp_path / "cache")
+    for _ in range(2):
+        data = load_data(name, reading=reading)
+        assert len(data.train) + len(data.test) == 8
+        reasons = {file.reason.split(" (")[0] for file in data.unreadable}
+        assert reasons == {"there is none", "image file is truncated"}
+    assert len(list((tmp_path / "cache").glob("*.bin"))) == 2
+
+
+@needs_datasets
 def test_hugging_face_of_images_in_folders(tmp_path):
     for part, n in (("train", 4), ("test", 2)):
         for label in ("a", "b"):
             write_images(tmp_path / part / label, n)
     data = load_data(f"hf:{tmp_path}", image_size=16)
     assert (len(data.train), len(data.test)) == (8, 4)
+    assert everything(data.train).shape == (8, 3, 16, 16)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="no datasets")
+@pytest.mark.parametrize(
+    ("size", "given", "share"),
+    [(None, None, 0.875), (16, None, 1), (64, None, 0.875), (16, 0.5, 0.5)],
+)
+def test_photographs_are_judged_by_their_middle(tmp_path, size, given, share):
+    for label in ("a", "b"):
+        write_images(tmp_path / label, 5)
+    data = load_data(f"folder:{tmp_path}", image_size=size).framed(given)
+    assert (data.train.crop, data.test.crop) == (share, share)
+
+
+@needs_datasets
 def test_hugging_face_of_nothing(tmp_path):
     with pytest.raises(UserError, match="hf:"):
         load_data(f"hf:{tmp_path}")

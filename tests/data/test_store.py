@@ -20,6 +20,7 @@ from fastssl import augment
 from fastssl.data import ImageStore, Reading, shelf
 from fastssl.data.decode import decode
 from fastssl.errors import UserError
+from tests.functional.comparison import peer
 
 N = 23
 KINDS = [(keep, cached) for keep in ("decoded", "encoded", "files") for cached in (False, True)]
@@ -174,22 +175,86 @@ def test_larger_images_are_made_smaller(files):
             assert np.array_equal(image, decode(file, max_side=20))
 
 
-def test_one_size_is_the_centre_scaled(files):
-    store = ImageStore(files, size=12)
+@pytest.mark.parametrize(("crop", "short"), [(1.0, 28), (0.875, 32), (0.4, 70)])
+@pytest.mark.parametrize("keep", ["decoded", "files"])
+def test_one_size_is_torchvisions_for_judging(files, keep, crop, short):
+    v2 = peer("torchvision.transforms.v2", "torchvision")
+    judged = v2.Compose([v2.Resize(short, antialias=True), v2.CenterCrop(28)])
+    store = ImageStore(files, size=28, crop=crop, reading=Reading(keep=keep))
     whole = store[torch.arange(N)]
-    assert (whole.dtype, whole.shape) == (torch.uint8, (N, 3, 12, 12))
-    for image, file in zip(whole, files, strict=True):
-        pixels = Image.fromarray(decode(file))
-        side = min(pixels.size)
-        left, top = (pixels.width - side) // 2, (pixels.height - side) // 2
-        square = pixels.crop((left, top, left + side, top + side))
-        expected = np.asarray(square.resize((12, 12), Image.Resampling.BILINEAR)).astype(int)
-        assert np.abs(image.permute(1, 2, 0).numpy() - expected).max() <= 1
+    assert whole.dtype == torch.uint8
+    pixels = [torch.from_numpy(decode(file).copy()).permute(2, 0, 1) for file in files]
+    assert torch.equal(whole, torch.stack([judged(image) for image in pixels]))
+    assert torch.equal(store[torch.tensor([4, 1, 4])], whole[[4, 1, 4]])
+    assert torch.equal(ImageStore(files, size=28).framed(crop)[torch.arange(N)], whole)
+    assert torch.equal(store.middles(torch.arange(2)), ImageStore(files, size=28)[torch.arange(2)])
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1), (2, 1), (9, 200)])
+def test_the_middle_of_a_long_image(shape, tmp_path):
+    """Its ends are cut off, or resized it would have millions of pixels."""
+    pixels = np.zeros((*shape, 3), np.uint8)
+    axis = shape.index(max(shape))
+    pixels[:] = (
+        np.linspace(0, 255, max(shape)).round().reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+    )
+    Image.fromarray(pixels).save(tmp_path / "long.png")
+    (image,) = ImageStore([tmp_path / "long.png"], size=224, crop=0.875)[torch.tensor([0])]
+    middle = image.float().mean()
+    assert middle == pytest.approx(127.5, abs=1)
+
+
+@pytest.mark.parametrize("crop", [0.0, 1.5, -1.0, float("nan")])
+def test_shares_that_are_none(files, crop):
+    for attempt in (
+        lambda: ImageStore(files, crop=crop),
+        lambda: ImageStore(files).framed(crop),
+        lambda: ImageStore(files).middles(torch.arange(1), crop),
+    ):
+        with pytest.raises(ValueError, match=r"crop must be a share, in \(0, 1\]"):
+            attempt()
+
+
+def test_channels_of_one_size(files):
     grey = ImageStore(files, size=12, channels=1)
     assert grey[torch.arange(3)].shape == (3, 1, 12, 12)
     batch = grey.gather(torch.tensor([4]))
     pixels = batch.data[int(batch.offsets) :][: batch.sizes.prod()].numpy()
     assert np.array_equal(pixels, decode(files[4], 1).ravel())
+
+
+class InATable:
+    """An image that lies in no file of its own."""
+
+    state = "as it was"
+
+    def __init__(self, file, broken=False):
+        self.file, self.broken = file, broken
+
+    def __str__(self):
+        return f"a table, image {self.file.stem}"
+
+    def read_bytes(self):
+        if self.broken:
+            raise OSError("there is none")
+        return self.file.read_bytes()
+
+
+@kinds
+def test_images_in_no_file_of_their_own(files, tmp_path, keep, cached):
+    cache = tmp_path / "cache" if cached else None
+    images = [InATable(file, i == 3) for i, file in enumerate(files)]
+    with pytest.raises(UserError, match="a table, image 03: not a readable image: there is none"):
+        ImageStore(images, reading=Reading(keep=keep, cache=cache))
+    reading = Reading(keep=keep, cache=cache, on_corrupt="skip")
+    rest = [file for i, file in enumerate(files) if i != 3]
+    for _ in range(2):
+        store = ImageStore(images, list(range(N)), reading=reading)
+        assert [file.path for file in store.unreadable] == ["a table, image 03"]
+        assert_images(store.gather(torch.arange(N - 1)), rest)
+    for image in images:
+        image.state, image.broken = "another", False
+    assert len(ImageStore(images, reading=reading)) == N
 
 
 def own_memory():

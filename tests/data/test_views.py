@@ -74,6 +74,13 @@ def test_photographs_as_the_encoder_takes_them(channels):
     black = torch.zeros(4, channels, 40, 40, dtype=torch.uint8)
     (view,) = build_recipe("byol", 32).gentle()(black, torch.arange(4), 3)
     torch.testing.assert_close(view, recipe.normalize(torch.zeros(4, channels, 32, 32)))
+    gentle = build_recipe("dino", 32).gentle(0.08).recipe.views
+    assert [(view.scale, view.flip, view.jitter) for view in gentle] == [((0.08, 1.0), 0.5, 0.0)]
+    assert build_recipe("dino", 32).gentle().recipe.views[0].scale == (0.4, 1.0)
+    assert build_recipe("digits").gentle(0.5).scale == (0.5, 1.4)
+    for area in (0.0, 1.1, float("nan")):
+        with pytest.raises(UserError, match="the least area of a crop must lie in"):
+            build_recipe("photo", 32).gentle(area)
     indices, pixels = torch.arange(12), images(channels=channels)
     one = build_recipe("photo", 32)(pixels, indices, 1)[0]
     other = build_recipe("photo", 32, channels_last=True)(pixels, indices, 1)[0]

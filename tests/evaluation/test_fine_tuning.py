@@ -1,10 +1,12 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from fastssl.data import TensorImages, load_data
+from fastssl.data import ImageStore, PhotoViews, TensorImages, build_recipe, load_data
 from fastssl.errors import UserError
 from fastssl.evaluation import (
     Fitting,
@@ -135,6 +137,40 @@ def test_only_the_share_is_seen_and_augmented_views_are(monkeypatch):
     for batch, index, _ in seen:
         assert sorted(batch[:, 0, 0, 0].tolist()) == sorted(rows.tolist())
         assert torch.equal(batch, pixels[index])
+
+
+def test_photographs_are_augmented_in_their_own_sizes(tmp_path, monkeypatch):
+    """Training views are those of the recipe on the files as they are, never of a smaller square;
+    without a recipe the squares that the encoder is judged by."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        pixels = rng.integers(0, 256, (20 + 5 * i, 60 - 4 * i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    store = ImageStore(sorted(tmp_path.iterdir()), size=12, crop=0.875)
+    labels, seen, made = torch.arange(8) % 2, [], []
+
+    class Spied(PhotoViews):
+        def __call__(self, images, indices, seed):
+            made.append((images, indices, seed))
+            return super().__call__(images, indices, seed)
+
+    views = Spied(build_recipe("photo", 12).gentle(0.5).recipe)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
+    module.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    given = {"transform": views.normalize, "progress": False}
+    fine_tune(module, store, labels, Fitting(2, 8), augment=views, **given)
+    assert len(made) == 2
+    for x, (packed, indices, seed) in zip(seen[1:], made, strict=True):  # after the example
+        assert torch.equal(packed.sizes, store.sizes[indices])
+        again = PhotoViews(views.recipe)(store.gather(indices), indices, seed)
+        assert torch.equal(x, again[0])
+    seen.clear()
+    fine_tune(module, store, labels, Fitting(1, 8), **given)
+    squares = views.normalize(store[torch.arange(8)].float() / 255)
+    given_to_it, right = (
+        sorted(image.contiguous().numpy().tobytes() for image in x) for x in (seen[1], squares)
+    )
+    assert given_to_it == right
 
 
 def test_shares_are_of_each_class():

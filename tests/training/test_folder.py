@@ -81,6 +81,19 @@ def test_from_jpegs_to_knn(photos, tmp_path, capsys, monkeypatch):
     assert again["results"]["kNN"]["trained"] == report["results"]["kNN"]["trained"]
     assert load_run(run, device="cpu").config.cache == cache
 
+    options = "--eval-crop 0.5 --crop-area 0.9 --epochs 1 --batch-size 16 --device cpu"
+    seen = options.split()
+    assert main(["eval", str(run), "--tasks", "rankme,fine-tuning", *seen]) == 0
+    other = json.loads((run / "evaluation.json").read_text())["results"]
+    rank = "RankMe, dimensions"
+    assert other[rank]["trained"] != report["results"][rank]["trained"]
+    assert "fine-tuning, all labels" in other
+    assert main(["distill", str(run), "--label-share", "50", *seen]) == 0
+    capsys.readouterr()
+    for option, says in (("--eval-crop", "eval_crop: "), ("--crop-area", "the least area of a")):
+        assert main(["eval", str(run), "--tasks", "fine-tuning", option, "1.5"]) == 2
+        assert says in capsys.readouterr().err
+
 
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
