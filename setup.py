@@ -1,4 +1,4 @@
-"""Builds the native library and the build report; everything else is in pyproject.toml.
+"""Builds the native library and what helps Python; everything else is in pyproject.toml.
 
 FASTSSL_BUILD_CPP=0           pure Python install
 FASTSSL_BUILD_CUDA=auto|0|1   CUDA sources too; auto: when nvcc and a CUDA torch are both there
@@ -14,6 +14,7 @@ CPP_SOURCES = [
     "csrc/cpu/augment.cpp",
     "csrc/cpu/augment_parameters.cpp",
     "csrc/cpu/ema_update.cpp",
+    "csrc/cpu/kept.cpp",
     "csrc/cpu/lars_step.cpp",
     "csrc/cpu/prototype_cross_entropy.cpp",
     "csrc/cpu/similarity_lse.cpp",
@@ -75,7 +76,13 @@ def extensions() -> dict:
         include_dirs=[os.path.abspath("csrc"), pybind11.get_include()],
         extra_compile_args=["-O1", "-std=c++20"],
     )
-    modules = [native, build]
+    walk = CppExtension(
+        "fastssl._walk",
+        ["csrc/python/walk.cpp"],
+        include_dirs=[pybind11.get_include()],
+        extra_compile_args=["-O2", "-std=c++20"],
+    )
+    modules = [native, build, walk]
     if want_cuda():
         if not torch.cuda.is_available():  # else torch takes what is there
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")

@@ -93,6 +93,9 @@ class MultiTensor {
     parallel(std::min(threads, tasks), work, &context);
   }
 
+  // Whether some tensors are worked on by way of a copy, as they are now.
+  bool copies() const { return !copies_.empty(); }
+
   // Takes results back to tensors that were worked on by way of a copy: after the last pass.
   void finish() {
     for (auto& c : copies_)

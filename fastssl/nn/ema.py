@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl.nn.walk import holds, tensors_in, tensors_of, unwrapped
 from fastssl.ops import ema_update_
+from fastssl.ops.ema_update import EmaUpdate
+from fastssl.ops.kept import watched
 
-# Names under which a wrapper (torch.compile, checkpointing, FSDP) holds the module it wraps.
-WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 PLAIN = {Tensor, nn.Parameter}
 
 
@@ -30,6 +32,8 @@ class Follower(nn.Module):
             freezes: a step below 2⁻⁹ of a bfloat16 weight is rounded away, at m = 0.999 any step
             of a weight that is not off by twice its size.
     """
+
+    _plan: _Plan | None = None
 
     def __init__(self, source: nn.Module, *, master: bool = True) -> None:
         super().__init__()
@@ -76,12 +80,27 @@ class Follower(nn.Module):
         Raises:
             ValueError: momentum lies outside [0, 1], or the source is another module.
         """
+        source = unwrapped(source)
+        if watched():
+            self._follow_anew(source, momentum)
+        elif self._plan is None or not self._plan(self, source, momentum):
+            self._plan = None  # not held while the next is made
+            self._plan = _Plan(self, source)
+            self._plan(self, source, momentum)
+
+    def _follow_anew(self, source: nn.Module, momentum: float | Tensor) -> None:
         ema_update_(*self.pairs(source), momentum)
-        if self._narrow:
-            tensors = tensors_of(self.module)
-            rounded = zip(self._narrow, self.masters, strict=True)
-            pairs = [_local(name, tensors[name], master) for name, master in rounded]
-            ema_update_([t for t, _ in pairs], [master for _, master in pairs], 0.0)
+        ema_update_(*self._rounded(), 0.0)
+
+    def _rounded(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The module's tensors of low precision, and the averages that they are rounded from."""
+        tensors = tensors_of(self.module) if self._narrow else {}
+        rounded = zip(self._narrow, self.masters, strict=True)
+        pairs = [_local(name, tensors[name], master) for name, master in rounded]
+        return [t for t, _ in pairs], [master for _, master in pairs]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_plan": None}  # of this copy's tensors
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Any:
         """A change of dtype is the module's: masters stay float32."""
@@ -91,6 +110,36 @@ class Follower(nn.Module):
             if master.dtype != torch.float32:
                 master.data = old.to(master.device)
         return self
+
+
+class _Plan:
+    """Steps of a follower towards one source, as long as both hold the very tensors they do now.
+
+    The source itself is not held, and without it nothing of it.
+    """
+
+    def __init__(self, follower: Follower, source: nn.Module) -> None:
+        mine, theirs = tensors_in(follower), tensors_in(source)
+        self._plain = all(type(t) in PLAIN for t in mine + theirs)  # others hold tensors themselves
+        parts: list[Any] = [mine, theirs]
+        parts += [EmaUpdate(*pairs) for pairs in (follower.pairs(source), follower._rounded())]
+        self._parts = parts
+        self._source = weakref.ref(source, lambda _: parts.clear())
+
+    def __call__(self, follower: Follower, source: nn.Module, momentum: float | Tensor) -> bool:
+        """Take a step; False where there is another plan to make, and nothing is done."""
+        if self._source() is not source:
+            return False
+        if not self._plain:
+            follower._follow_anew(source, momentum)
+            return True
+        mine, theirs, update, rounding = self._parts
+        if not (holds(follower, mine) and holds(source, theirs) and update(momentum)):
+            return False
+        if not rounding(0.0):  # the average has taken its step
+            ema_update_(*follower._rounded(), 0.0)
+            follower._plan = None
+        return True
 
 
 class EMA(Follower):
@@ -194,36 +243,6 @@ def cosine_momentum(base: float, progress: float) -> float:
     BYOL, Grill et al. 2020, https://arxiv.org/abs/2006.07733
     """
     return 1 - (1 - base) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """What DistributedDataParallel, DataParallel, torch.compile and the like hold."""
-    while True:
-        inner = WRAPPED & module._modules.keys()
-        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = {"module"}
-        if not inner:
-            return module
-        module = module.get_submodule(inner.pop())
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once; wrappers on the way are not in the names."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-
-    def walk(module: nn.Module, prefix: str) -> None:
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    found[prefix + name] = tensor
-        for name, child in module._modules.items():
-            if child is not None:
-                walk(child, prefix if name in WRAPPED else f"{prefix}{name}.")
-
-    walk(module, "")
-    return found
 
 
 def _is_narrow(tensor: Tensor) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from torch import Tensor
 from fastssl import backends
 from fastssl import reference as references
 from fastssl.ops.checks import FLOATS, check_zero_dim
-from fastssl.ops.library import define
+from fastssl.ops.kept import Kept, has_native, watched
+from fastssl.ops.library import LIBRARY, define
 
 
 @torch.no_grad()
@@ -49,19 +52,87 @@ def ema_update_(
         BackendError: a backend was asked for that cannot serve these tensors.
     """
     targets, sources = list(targets), list(sources)
-    check_pairs(targets, sources)
     if not targets:
-        return
+        return check_pairs(targets, sources)
+    backend = _backend(targets)
+    # The native kernel checks the rest itself, faster, but does not name the argument.
+    checks_itself = backend == "native" and not watched() and _on_one_device(targets, sources)
+    if not checks_itself:
+        check_pairs(targets, sources)
     check_momentum(momentum, targets[0].device)
-    scalar = momentum if isinstance(momentum, Tensor) else None
-    args = (targets, sources, scalar, 1.0 if isinstance(momentum, Tensor) else momentum)
-    backend = backends.select("ema_update", targets[0].device.type)
-    if backend == "reference":
-        _reference_fwd(*args)
-    else:
-        backends.raw("ema_update_fwd", backend)(*args)
+    args = (targets, sources, *_number(momentum))
+    step = _reference_fwd if backend == "reference" else backends.raw("ema_update_fwd", backend)
+    try:
+        step(*args)
+    except RuntimeError:
+        if checks_itself:
+            check_pairs(targets, sources)
+        raise
     if not torch.compiler.is_compiling():  # else the schema tells
         torch.autograd.graph.increment_version(targets)
+
+
+class EmaUpdate:
+    """:func:`ema_update_` of the same tensors, step after step: they are checked and laid out once,
+    and a step then looks only for whether any of them has changed. It holds them.
+
+    Raises:
+        as :func:`ema_update_` does.
+    """
+
+    def __init__(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        check_pairs(targets, sources)
+        self.targets, self.sources = list(targets), list(sources)
+        if not self.targets:
+            return
+        self._backend = _backend(self.targets)
+        self._step: Callable[[Tensor | None, float], bool]
+        if self._backend == "native" and has_native("ema_update_again"):
+            kept = torch.ops.fastssl.ema_update_keep(self.targets, self.sources)
+            self._step = partial(torch.ops.fastssl.ema_update_again, kept)
+            return
+        launch = None
+        if self._backend == "triton":
+            triton = import_module("fastssl_kernels.ema_update")
+            launch = triton.prepare_ema_update_fwd(self.targets, self.sources)
+        kept = Kept(self.targets + self.sources, len(self.targets))
+        pairs = self.targets, self.sources
+        self._step = partial(_where_same, kept, launch or partial(_anew, *pairs))
+
+    def __call__(self, momentum: float | Tensor) -> bool:
+        """Take a step. False, and nothing is done: a tensor is not what it was, or another backend
+        would serve it now."""
+        if not self.targets:
+            return True
+        check_momentum(momentum, self.targets[0].device)
+        if _backend(self.targets) != self._backend or not self._step(*_number(momentum)):
+            return False
+        torch.autograd.graph.increment_version(self.targets)
+        return True
+
+
+def _where_same(kept: Kept, step: Callable, scalar: Tensor | None, momentum: float) -> bool:
+    if not kept.same():
+        return False
+    step(scalar, momentum)
+    return True
+
+
+def _anew(targets, sources, scalar, momentum):
+    ema_update_(targets, sources, momentum if scalar is None else scalar)
+
+
+def _backend(targets: Sequence[Tensor]) -> str:
+    device = targets[0].device.type if isinstance(targets[0], Tensor) else "cpu"
+    return backends.select("ema_update", device)
+
+
+def _on_one_device(targets: list[Tensor], sources: list[Tensor]) -> bool:
+    return len({getattr(t, "device", None) for t in targets + sources}) == 1
+
+
+def _number(momentum: float | Tensor) -> tuple[Tensor | None, float]:
+    return (momentum, 1.0) if isinstance(momentum, Tensor) else (None, momentum)
 
 
 def check_pairs(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
@@ -185,4 +256,6 @@ define(
     reference=_reference_fwd,
     module="ema_update",
 )
+LIBRARY.define("ema_update_keep(Tensor[] targets, Tensor[] sources) -> Tensor")
+LIBRARY.define("ema_update_again(Tensor kept, Tensor? scalar, float momentum) -> bool")
 backends.register("ema_update", "native", "triton")

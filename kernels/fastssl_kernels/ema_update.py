@@ -9,7 +9,8 @@ bitwise repeatable.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -156,31 +157,58 @@ def launch_ema_update_fwd(
                 copies.append((target, t))
             target = t
         pairs.append((target, source))
-    if not pairs:
-        return
-    device = targets[0].device
-    on_cuda = device.type == "cuda"
-    key = tuple((t.data_ptr(), s.data_ptr(), t.numel(), t.dtype, s.dtype) for t, s in pairs)
-    table = _table(key, device, BLOCK)
-    if on_cuda and torch.cuda.is_current_stream_capturing():
-        _captured.append(table)  # a graph may be replayed as long as the process lives
-    elif on_cuda:  # so that a table dropped meanwhile is not overwritten before it is read
-        table.rows.record_stream(torch.cuda.current_stream(device))
-    interpreted = chip._device(targets[0]).interpreted
-    if interpreted and scalar is None:  # to which a float is a float32
-        scalar = torch.tensor(momentum, dtype=torch.float64)
-    _ema_update_fwd_kernel[(len(table.rows),)](
-        table.rows, scalar, momentum, *table.kinds, table.aligned,
-        BLOCK, interpreted, num_warps=WARPS,
-    )  # fmt: skip
+    _launch(pairs)(scalar, momentum)
     for target, t in copies:
         target.copy_(t)
+
+
+def prepare_ema_update_fwd(
+    targets: Sequence[Tensor], sources: Sequence[Tensor]
+) -> Callable[[Tensor | None, float], None] | None:
+    """What launches the same update again, as long as every tensor is as it is now, and lives; None
+    where some are copied on the way."""
+    pairs = [(t, s) for t, s in zip(targets, sources, strict=True) if t.data_ptr() != s.data_ptr()]
+    return _launch(pairs) if all(itertools.starmap(_laid_out_alike, pairs)) else None
+
+
+def _launch(pairs: list[tuple[Tensor, Tensor]]) -> Callable[[Tensor | None, float], None]:
+    if not pairs:
+        return lambda scalar, momentum: None
+    device = pairs[0][0].device
+    interpreted = chip._device(pairs[0][0]).interpreted
+    key = tuple((t.data_ptr(), s.data_ptr(), t.numel(), t.dtype, s.dtype) for t, s in pairs)
+    table = _table(key, device, BLOCK)
+
+    def launch(scalar: Tensor | None, momentum: float) -> None:
+        if device.type == "cuda":
+            _hold(table, device)
+        if interpreted and scalar is None:  # to which a float is a float32
+            scalar = torch.tensor(momentum, dtype=torch.float64)
+        with torch.cuda.device_of(table.rows):
+            _ema_update_fwd_kernel[(len(table.rows),)](
+                table.rows, scalar, momentum, *table.kinds, table.aligned,
+                BLOCK, interpreted, num_warps=WARPS,
+            )  # fmt: skip
+
+    return launch
+
+
+def _hold(table: _Table, device: torch.device) -> None:
+    """So that a table dropped meanwhile is not overwritten before it is read."""
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append(table)  # a graph may be replayed as long as the process lives
+        return
+    stream = torch.cuda.current_stream(device)
+    if stream.cuda_stream not in table.streams:
+        table.streams.add(stream.cuda_stream)
+        table.rows.record_stream(stream)
 
 
 class _Table(NamedTuple):
     rows: Tensor  # [ROWS, 4]
     kinds: tuple[int, int, bool]  # T, S, DOUBLES
     aligned: int
+    streams: set[int]  # that have read the rows
 
 
 _captured: list[_Table] = []
@@ -215,6 +243,7 @@ def _table(key: tuple, device: torch.device, block: int) -> _Table:
         torch.stack(rows, 1).to(device),
         (*only, doubles),
         16 if not (addresses % 16).any() else 1,
+        set(),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 import fastssl
 from fastssl.ops import ema_update_
+from fastssl.ops.ema_update import EmaUpdate
 from tests.ops.test_ema_update import FLOATS, INF, NAN, PAIRS, check, tensors
 
 pytestmark = [
@@ -114,6 +115,25 @@ def test_a_kept_table_is_used_for_what_it_was_made_of_only(monkeypatch):
     for _ in range(100):
         check_all(made(FLOATS[:1], 0, [(3,)]), made(FLOATS[:1], 1, [(3,)]), 0.5)
     assert kernels._table.cache_info().currsize <= 64
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_steps_of_the_same_tensors(gaps):
+    targets, sources = made(FLOATS, 0), made(FLOATS, 1)
+    if gaps:  # which are copied anew at every step
+        targets.append(torch.zeros(6, 4, device=DEVICE)[:, ::2])
+        sources.append(torch.ones(6, 2, device=DEVICE))
+    with fastssl.use_backend("triton"):
+        update = EmaUpdate(targets, sources)
+        for m in (0.5, 0.25, torch.tensor(0.75, device=DEVICE), 1.0, 0.0):
+            before = [t.clone() for t in targets]
+            assert update(m)
+            for trio in zip(targets, before, sources, strict=True):
+                check(*trio, float(m))
+        sources[-1].data = sources[-1].clone()
+        before = [t.clone() for t in targets]
+        assert not update(0.5)
+        assert all(map(torch.equal, targets, before))
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
