@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from fastssl.augment.pixels import packed
-from fastssl.augment.recipes import Recipe, check_seed
+from fastssl.augment.recipes import Recipe
 from fastssl.ops.augment import DTYPES, Packed
+from fastssl.ops.checks import check_seed
 
 
 class Augment(nn.Module):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fastssl.augment.pretext import Pixels
-from fastssl.augment.recipes import PHOTO, Range, View, check_seed
+from fastssl.augment.recipes import PHOTO, Range, View
 from fastssl.ops.augment import Packed
+from fastssl.ops.checks import check_seed
 from fastssl.reference import pretext as draws
 
 
@@ -133,7 +134,7 @@ class BlockMask(Pixels):
 
     def masks(self, indices: Tensor, seed: int) -> Tensor:
         """bool [B, 1, H, W]; True: hidden."""
-        check_seed(seed)
+        seed = check_seed(seed)
         size = self.view.shape
         low, high = self.side
         ranges = [(max(1, int(low * pixels)), max(1, int(high * pixels))) for pixels in size]
@@ -207,6 +208,6 @@ class PatchMask(Pixels):
 
     def order(self, indices: Tensor, seed: int) -> Tensor:
         """The patches, those to be seen first, int64 [B, N]; any order is as likely."""
-        check_seed(seed)
+        seed = check_seed(seed)
         rows, columns = self._grid
         return draws.shuffled(indices, seed, rows * columns)

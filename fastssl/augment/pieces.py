@@ -132,7 +132,7 @@ class RelativePatches(_Pieces):
     ) -> tuple[Tensor, Tensor]:
         """Rows for :func:`fastssl.ops.augment`, float32 [2 · B, 19], the centres', then the
         neighbours'; and labels, int64 [B]."""
-        sizes = check_draw(images, indices, seed)
+        sizes, seed = check_draw(images, indices, seed)
         crops, labels, bits = draws.relative_patches(
             sizes, indices, seed, self.size, self.gap, self.jitter, self.image
         )
@@ -207,7 +207,7 @@ class Jigsaw(_Pieces):
     ) -> tuple[Tensor, Tensor]:
         """Rows for :func:`fastssl.ops.augment`, float32 [grid² · B, 19], place by place; and
         labels, int64 [B]."""
-        sizes = check_draw(images, indices, seed)
+        sizes, seed = check_draw(images, indices, seed)
         permutations = _permutations(indices.device, self.permutations, self.grid**2)
         crops, labels, bits = draws.jigsaw(sizes, indices, seed, permutations, self.size, self.cell)
         return self._rows(crops, bits), labels
@@ -266,7 +266,7 @@ class Counting(_Pieces):
     ) -> tuple[Tensor, Tensor]:
         """Rows for :func:`fastssl.ops.augment`, float32 [5 · B, 19], the tiles', then the wholes';
         and each sample's other, int64 [B]."""
-        sizes = check_draw(images, indices, seed)
+        sizes, seed = check_draw(images, indices, seed)
         if len(indices) == 1:
             raise ValueError("images must be two or more: counting compares one with another")
         crops, others, bits = draws.counting(sizes, indices, seed, self.size, self.image)

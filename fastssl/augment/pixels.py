@@ -25,6 +25,11 @@ def packed(images: Sequence[Any], channels: int | None = None) -> Packed:
         TypeError, ValueError: as of :func:`pixels`, naming the image; there are none, or an image
             without pixels.
     """
+    if not hasattr(images, "__len__"):
+        raise TypeError(
+            "images must be a batch, a uint8 tensor or a list of images, "
+            f"not {type(images).__name__}"
+        )
     if not len(images):
         raise ValueError("images must hold at least one")
     rows: list[Tensor] = []

@@ -148,7 +148,7 @@ class Rotation(Pixels):
         self, images: Tensor | Packed, indices: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Rows for :func:`fastssl.ops.augment`, float32 [R, 19], and labels, int64 [R]."""
-        sizes = check_draw(images, indices, seed)
+        sizes, seed = check_draw(images, indices, seed)
         rows = augment_parameters(sizes, indices, seed, 0, self.view.shape, self.view.chances)
         if self.every:
             labels = torch.arange(4, device=indices.device).repeat_interleave(len(indices))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.ops.augment import DTYPES, Packed, augment, image_sizes
 from fastssl.ops.augment_parameters import augment_parameters
+from fastssl.ops.checks import check_seed
 from fastssl.reference.augment_parameters import Chances
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Range = tuple[float, float]
-SIGMA = 1e6  # the largest; kernels take no more
+MOST = 1e6  # of a factor, a ratio, a sigma: kernels take no more
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,10 @@ class View:
         erase_ratio: its height / width.
 
     Raises:
-        ValueError: a probability outside [0, 1], a range that is not one, NaN, a size or taps that
-            are not positive, even taps, turns of views that are not square.
+        TypeError: what should be a number or a range of two is none.
+        ValueError: a probability outside [0, 1], a range that is not one, NaN, factors, ratios or
+            sigmas above a million, a size or taps that are not positive, even taps, turns of views
+            that are not square.
     """
 
     size: int | tuple[int, int] = 224
@@ -76,32 +81,36 @@ class View:
     def __post_init__(self) -> None:
         probabilities = ("flip", "flip_vertical", "turn", "jitter", "grey", "blur", "solarize")
         for name in (*probabilities, "erase"):
-            value = getattr(self, name)
+            value = _number(name, getattr(self, name))
             if not 0 <= value <= 1:  # NaN as well
                 raise ValueError(f"{name} must be a probability, in [0, 1], not {value}")
-        positive = math.ulp(0.0)
-        limits = {
-            "scale": (positive, 1.0),
-            "ratio": (positive, math.inf),
-            "sigma": (positive, SIGMA),
-            "erase_scale": (0.0, 1.0),
-            "erase_ratio": (positive, math.inf),
-        }
-        for name, (low, high) in limits.items():
-            if getattr(self, name) is not None:
-                _check_range(name, getattr(self, name), low, high)
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            if not isinstance(getattr(self, name), Real):
+                _as_tuple(self, name)
+        for name in ("scale", "ratio", "sigma", "erase_scale", "erase_ratio"):
+            if name != "ratio" or self.ratio is not None:
+                _as_tuple(self, name)
+        _check_range("scale", self.scale, 0.0, 1.0, above=True)
+        _check_range("ratio", self.ratio or (1.0, 1.0), 1 / MOST, MOST)
+        _check_range("sigma", self.sigma, 0.0, MOST, above=True)
+        _check_range("erase_scale", self.erase_scale, 0.0, 1.0)
+        _check_range("erase_ratio", self.erase_ratio, 1 / MOST, MOST)
         for name in ("brightness", "contrast", "saturation"):
-            _check_range(name, self._factor(name), 0.0, math.inf)
+            _check_range(name, self._factor(name), 0.0, MOST)
         _check_range("hue", self._factor("hue", 0.0), -0.5, 0.5)
-        if not self.threshold >= 0:
+        if not _number("threshold", self.threshold) >= 0:
             raise ValueError(f"threshold must not be negative, not {self.threshold}")
-        if len(self.shape) != 2 or not all(isinstance(n, int) and n > 0 for n in self.shape):
+        if not isinstance(self.size, int):
+            _as_whole(self, "size")
+        if min(self.shape) < 1:
             raise ValueError(f"size must be one or two positive whole numbers, not {self.size}")
         height, width = self.shape
         if self.turn and height != width:
             raise ValueError(f"turn needs a square view, not {height} × {width}")
-        if self.taps is not None and (self.taps < 1 or self.taps % 2 == 0):
-            raise ValueError(f"taps must be odd and positive, not {self.taps}")
+        if self.taps is None:
+            return
+        if not isinstance(self.taps, Integral) or self.taps < 1 or self.taps % 2 == 0:
+            raise ValueError(f"taps must be odd, whole and positive, not {self.taps!r}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -144,7 +153,7 @@ class View:
         value = getattr(self, name)
         if isinstance(value, tuple):
             return value
-        if not value >= 0:
+        if not value >= 0:  # NaN as well
             raise ValueError(f"{name} must not be negative, not {value}")
         low = centre - value
         return (max(0.0, low) if centre else low, centre + value)
@@ -169,6 +178,7 @@ class Recipe:
             tensors and Pillow images; else float32.
 
     Raises:
+        TypeError: views that are none, ``mean`` or ``std`` that hold no numbers.
         ValueError: no views, ``mean`` or ``std`` that are not one or three finite numbers, or a
             ``std`` of 0.
     """
@@ -179,8 +189,19 @@ class Recipe:
     quantized: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("views", "mean", "std"):
+            if not isinstance(getattr(self, name), Sequence):
+                what = "hold View by View" if name == "views" else "be one or three numbers"
+                raise TypeError(f"{name} must {what}, not {getattr(self, name)!r}")
+            if not isinstance(getattr(self, name), tuple):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.views:
             raise ValueError("views must hold at least one")
+        for view in self.views:
+            if not isinstance(view, View):
+                raise TypeError(f"views must hold View by View, not {view!r}")
+        for number in (*self.mean, *self.std):
+            _number("mean and std", number)
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
                 raise ValueError(f"{name} must be one or three finite numbers, not {numbers}")
@@ -218,7 +239,7 @@ class Recipe:
 
     def parameters(self, images: Tensor | Packed, indices: Tensor, seed: int) -> list[Tensor]:
         """What is drawn for each view: float32 [B, 19], whose columns :class:`Column` names."""
-        sizes = check_draw(images, indices, seed)
+        sizes, seed = check_draw(images, indices, seed)
         return [
             augment_parameters(sizes, indices, seed, v, view.shape, view.chances)
             for v, view in enumerate(self.views)
@@ -238,12 +259,18 @@ class Recipe:
                 f"parameters must hold a tensor for each of the {len(self.views)} views, "
                 f"not {len(parameters)}"
             )
+        for v, rows in enumerate(parameters):
+            if rows.dim() != 2 or len(rows) != len(images):
+                raise ValueError(
+                    f"parameters[{v}] must have a row for each of the {len(images)} images, "
+                    f"not shape {list(rows.shape)}"
+                )
         made: list[Tensor] = []
         for alike in _stretches(self.views):
             view = self.views[alike.start]
             x = augment(
                 images,
-                torch.cat(parameters[alike]),
+                torch.cat(list(parameters[alike])),
                 view.shape,
                 taps=view.blur_taps,
                 mean=per_channel(self.mean, images),
@@ -256,14 +283,6 @@ class Recipe:
         return made
 
 
-def check_seed(seed: int) -> None:
-    """Raise TypeError or ValueError for what is no seed."""
-    if not isinstance(seed, Integral):
-        raise TypeError(f"seed must be a whole number, not {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in [0, 2^64), not {seed}")
-
-
 def _stretches(views: tuple[View, ...]) -> list[slice]:
     """Of views of one size and blur, which one call makes."""
     forms = [(view.shape, view.blur_taps) for view in views]
@@ -271,9 +290,9 @@ def _stretches(views: tuple[View, ...]) -> list[slice]:
     return [slice(*ends) for ends in zip(begins, [*begins[1:], len(forms)], strict=True)]
 
 
-def check_draw(images: Tensor | Packed, indices: Tensor, seed: int) -> Tensor:
-    """The images' heights and widths, int64 [B, 2], where their samples' numbers and the seed are
-    what draws take.
+def check_draw(images: Tensor | Packed, indices: Tensor, seed: int) -> tuple[Tensor, int]:
+    """The images' heights and widths, int64 [B, 2], and the seed, where their samples' numbers and
+    it are what draws take.
 
     Raises:
         TypeError: a seed that is no whole number.
@@ -284,12 +303,12 @@ def check_draw(images: Tensor | Packed, indices: Tensor, seed: int) -> Tensor:
     if not tensor or indices.dtype != torch.int64 or indices.shape != sizes.shape[:1]:
         what = f"{indices.dtype} of shape {list(indices.shape)}" if tensor else repr(indices)
         raise ValueError(f"indices must be int64 of shape [{len(sizes)}], not {what}")
-    check_seed(seed)
+    seed = check_seed(seed)
     if sizes.device != indices.device:
         raise ValueError(
             f"indices must be on the images' device, {sizes.device}, not {indices.device}"
         )
-    return sizes
+    return sizes, seed
 
 
 def check_dtype(dtype: torch.dtype) -> None:
@@ -310,9 +329,37 @@ def per_channel(numbers: tuple[float, ...], images: Tensor | Packed) -> tuple[fl
     return numbers if channels_of(images) == 3 else numbers[:1]
 
 
-def _check_range(name: str, value: Range, low: float, high: float) -> None:
-    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-        raise ValueError(f"{name} must be a range within [{low:g}, {high:g}], not {value}")
+def _number(name: str, value: Any) -> Any:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return value
+
+
+def _as_tuple(view: View, name: str) -> None:
+    """A range, given as a list perhaps, as a tuple of two numbers."""
+    value = getattr(view, name)
+    pair = isinstance(value, Sequence) and len(value) == 2
+    if not pair or not all(isinstance(number, Real) for number in value):
+        raise TypeError(f"{name} must be a range of two numbers, not {value!r}")
+    object.__setattr__(view, name, tuple(value))
+
+
+def _as_whole(view: View, name: str) -> None:
+    """A size of other whole numbers than Python's, or in a list, as Python's in a tuple."""
+    value: Any = getattr(view, name)
+    pair = isinstance(value, Sequence) and len(value) == 2
+    if not isinstance(value, Integral) and not (
+        pair and all(isinstance(number, Integral) for number in value)
+    ):
+        raise ValueError(f"{name} must be one or two positive whole numbers, not {value!r}")
+    object.__setattr__(view, name, tuple(map(int, value)) if pair else int(value))
+
+
+def _check_range(name: str, value: Range, low: float, high: float, above: bool = False) -> None:
+    """``above``: the least is not allowed itself."""
+    if not low <= value[0] <= value[1] <= high or (above and value[0] == low):
+        bracket = "(" if above else "["
+        raise ValueError(f"{name} must be a range within {bracket}{low:g}, {high:g}], not {value}")
 
 
 PHOTO = View(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from fastssl import backends
 from fastssl import reference as references
+from fastssl.ops.checks import check_size
 from fastssl.ops.library import define
 from fastssl.reference.augment_parameters import Column
 
+LONGEST = 2**24  # pixels of a side: whole numbers that float32 holds
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -54,11 +56,14 @@ class Packed:
         """Images uint8 [H, W, C], copied one after the other."""
         if not images:
             raise ValueError("images must hold at least one")
-        channels = images[0].shape[-1]
+        channels = images[0].shape[-1] if getattr(images[0], "shape", ()) else 3
         for i, image in enumerate(images):
-            if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[2] != channels:
+            if not isinstance(image, Tensor):
+                raise TypeError(f"images[{i}] must be a tensor, not {type(image).__name__}")
+            fits = image.dim() == 3 and image.shape[2] == channels and image.numel() > 0
+            if image.dtype != torch.uint8 or not fits:
                 raise ValueError(
-                    f"images[{i}] must be uint8 of shape [H, W, {channels}], "
+                    f"images[{i}] must be uint8 of shape [H, W, {channels}], none zero, "
                     f"not {image.dtype} of shape {list(image.shape)}"
                 )
         counts = torch.tensor([image.numel() for image in images])
@@ -105,15 +110,16 @@ def augment(
 
     Raises:
         TypeError: images that are not uint8, parameters not float32, another dtype.
-        ValueError: an empty batch, an image without pixels or beyond the end of the data, channels
-            other than 1 or 3, rows that are no multiple of the images, a size, taps, mean or std
-            that is not as above, devices that differ, quarter turns of a view that is not square
-            (on CUDA those are not turned).
+        ValueError: an empty batch, an image without pixels, of 2^24 pixels a side or more, or
+            beyond the end of the data (on CUDA, which would have to be waited for, its views are
+            NaN), channels other than 1 or 3, rows that are no multiple of the images, a size, taps,
+            mean or std that is not as above, devices that differ, quarter turns of a view that is
+            not square (on CUDA those are not turned).
         BackendError: a backend was asked for that cannot serve these tensors.
     """
     planar = isinstance(images, Tensor) and _is_planar(images)
     packed = images if isinstance(images, Packed) else _packed(images, planar)
-    mean, std = (_each(x, packed.channels) for x in (mean, std))
+    mean, std = (_each(n, x, packed.channels) for n, x in (("mean", mean), ("std", std)))
     _check(packed, parameters, size, taps, mean, std, dtype)
     backend = backends.select("augment", packed.data.device.type)
     run = _reference_fwd if backend == "reference" else backends.raw("augment_fwd", backend)
@@ -162,6 +168,7 @@ def kept_within(parameters: Tensor, sizes: Tensor, size: tuple[int, int]) -> Ten
 def image_sizes(images: Tensor | Packed) -> Tensor:
     """Heights and widths, int64 [B, 2], on the images' device."""
     if isinstance(images, Packed):
+        _check_packed(images)
         return images.sizes
     height, width = images.shape[2:] if _is_planar(images) else images.shape[1:3]
     sizes = torch.full((len(images), 2), height, device=images.device)  # filled there, not copied
@@ -189,64 +196,90 @@ def _packed(images: Tensor, planar: bool) -> Packed:
     return Packed(images.view(-1), offsets, image_sizes(images), channels)
 
 
-def _each(numbers, channels):
-    numbers = [float(x) for x in numbers]
+def _each(name, numbers, channels):
+    try:
+        numbers = [float(x) for x in numbers]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be {channels} numbers, not {numbers!r}") from error
     return numbers * channels if len(numbers) == 1 else numbers
 
 
 def _check(images: Packed, parameters, size, taps, mean, std, dtype) -> None:
-    if images.data.dtype != torch.uint8 or images.channels not in (1, 3):
-        raise TypeError(
-            f"images must be uint8 of 1 or 3 channels, not {images.data.dtype} of {images.channels}"
-        )
-    if images.offsets.dtype != torch.int64 or list(images.sizes.shape) != [len(images), 2]:
-        raise ValueError(
-            "images must have int64 offsets [B] and sizes [B, 2], "
-            f"not {list(images.offsets.shape)} and {list(images.sizes.shape)}"
-        )
+    _check_packed(images)
     if not isinstance(parameters, Tensor) or parameters.dtype != torch.float32:
         raise TypeError("parameters must be a float32 tensor")
-    if len(images) == 0 or parameters.dim() != 2 or parameters.shape[1] != len(Column):
+    if parameters.dim() != 2 or parameters.shape[1] != len(Column):
         raise ValueError(
-            f"parameters must have shape [R, {len(Column)}] for at least one image, "
-            f"not {list(parameters.shape)} for {len(images)}"
+            f"parameters must have shape [R, {len(Column)}], not {list(parameters.shape)}"
         )
     if len(parameters) == 0 or len(parameters) % len(images):
         raise ValueError(
             f"parameters must have a multiple of {len(images)} rows, the images, "
             f"not {len(parameters)}"
         )
-    for name, tensor in (("parameters", parameters), ("images.offsets", images.offsets)):
-        if tensor.device != images.data.device:
-            raise ValueError(
-                f"{name} must be on the images' device, {images.data.device}, not {tensor.device}"
-            )
+    if parameters.device != images.device:
+        raise ValueError(
+            f"parameters must be on the images' device, {images.device}, not {parameters.device}"
+        )
+    check_size(size)
     # What only the numbers in a tensor can say: elsewhere that would wait for the device.
     if images.data.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_memory(images)
         turned = bool(parameters[:, Column.TURNS].gt(0).any())
         if size[0] != size[1] and turned:
             raise ValueError(f"size must be square where parameters turn views, not {tuple(size)}")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be a height and a width, both positive, not {tuple(size)}")
-    if taps % 2 == 0 or not 1 <= taps < 2 * min(size):
+    if not isinstance(taps, int) or taps % 2 == 0 or not 1 <= taps < 2 * min(size):
         raise ValueError(f"taps must be odd and in [1, {2 * min(size) - 1}], not {taps}")
     for name, numbers in (("mean", mean), ("std", std)):
-        if len(numbers) != images.channels or (name == "std" and 0 in numbers):
+        wrong = len(numbers) != images.channels or not all(map(math.isfinite, numbers))
+        if wrong or (name == "std" and 0 in numbers):
             raise ValueError(
-                f"{name} must be {images.channels} numbers (std: not 0), not {numbers}"
+                f"{name} must be {images.channels} finite numbers (std: not 0), not {numbers}"
             )
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
 
 
+def _check_packed(images: Packed) -> None:
+    """What holds whatever the numbers in its tensors are."""
+    data, offsets, sizes = images.data, images.offsets, images.sizes
+    if data.dtype != torch.uint8 or images.channels not in (1, 3):
+        raise TypeError(
+            f"images must be uint8 of 1 or 3 channels, not {data.dtype} of {images.channels}"
+        )
+    if data.dim() != 1:
+        raise ValueError(f"images.data must have shape [bytes], not {list(data.shape)}")
+    whole = offsets.dtype == sizes.dtype == torch.int64
+    if not whole or offsets.dim() != 1 or list(sizes.shape) != [len(offsets), 2]:
+        raise ValueError(
+            "images must have offsets [B] and sizes [B, 2], both int64, "
+            f"not {offsets.dtype} {list(offsets.shape)} and {sizes.dtype} {list(sizes.shape)}"
+        )
+    if len(offsets) == 0:
+        raise ValueError("images must hold at least one")
+    for name, tensor in (("offsets", offsets), ("sizes", sizes)):
+        if tensor.device != data.device:
+            raise ValueError(
+                f"images.{name} must be on the device of their data, {data.device}, "
+                f"not {tensor.device}"
+            )
+
+
 def _check_memory(images: Packed) -> None:
+    """What only the numbers say."""
     height, width = images.sizes.unbind(dim=1)
-    end = images.offsets + height * width * images.channels
-    if height.min() < 1 or width.min() < 1:
+    if images.sizes.min() < 1:
         i = int(torch.minimum(height, width).argmin())
         raise ValueError(f"image {i} has no pixels: its size is {images.sizes[i].tolist()}")
-    if images.offsets.min() < 0 or end.max() > images.data.numel():
+    if images.sizes.max() >= LONGEST:
+        i = int(torch.maximum(height, width).argmax())
+        raise ValueError(
+            f"image {i} must have fewer than 2^24 pixels a side, not {images.sizes[i].tolist()}"
+        )
+    end = images.offsets + height * width * images.channels
+    if images.offsets.min() < 0:
+        raise ValueError(f"images.offsets must not be negative, as {int(images.offsets.min())}")
+    if end.max() > images.data.numel():
         raise ValueError(
             f"images.data must hold every image, {int(end.max())} bytes, not {images.data.numel()}"
         )

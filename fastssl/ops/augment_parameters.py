@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastssl import backends
 from fastssl import reference as references
+from fastssl.ops.checks import check_seed, check_size
 from fastssl.ops.library import define
 from fastssl.reference.augment_parameters import Chances, Column
 
@@ -39,6 +40,7 @@ def augment_parameters(
         :func:`fastssl.ops.augment`.
 
     Raises:
+        TypeError: a seed that is no whole number.
         ValueError: sizes or samples of another dtype or shape, on different devices, a seed or a
             view outside its range, a size that is not positive.
         BackendError: a backend was asked for that cannot serve these tensors.
@@ -54,11 +56,10 @@ def augment_parameters(
         )
     if sizes.device != samples.device:
         raise ValueError(f"sizes must be on the samples' device, {samples.device}")
-    for name, value, bits in (("seed", seed, 64), ("view", view, 32)):
-        if not 0 <= value < 2**bits:
-            raise ValueError(f"{name} must lie in [0, 2^{bits}), not {value}")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be a height and a width, both positive, not {tuple(size)}")
+    seed = check_seed(seed)
+    if not 0 <= view < 2**32:
+        raise ValueError(f"view must lie in [0, 2^32), not {view}")
+    check_size(size)
     backend = backends.select("augment_parameters", samples.device.type)
     run = _reference_fwd if backend == "reference" else backends.raw(_NAME, backend)
     signed = seed - 2**64 if seed >= 2**63 else seed  # as the 64 bits of an int

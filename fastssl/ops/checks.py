@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,23 @@ def check_rows(**tensors: object) -> None:
                 f"{name} must have the width of {first_name}, {first.shape[1]}, "
                 f"not {tensor.shape[1]}"
             )
+
+
+def check_seed(seed: object) -> int:
+    """A seed as Python's whole number, 0 to 2^64 − 1."""
+    if not isinstance(seed, Integral):
+        raise TypeError(f"seed must be a whole number, not {seed!r}")
+    whole = int(seed)
+    if not 0 <= whole < 2**64:
+        raise ValueError(f"seed must lie in [0, 2^64), not {seed}")
+    return whole
+
+
+def check_size(size: object) -> None:
+    """Height and width of a view, in pixels."""
+    pair = isinstance(size, tuple | list) and len(size) == 2
+    if not pair or not all(isinstance(n, int) and n > 0 for n in size):  # type: ignore[attr-defined]
+        raise ValueError(f"size must be a height and a width, both positive, not {size!r}")
 
 
 def check_zero_dim(name: str, tensor: Tensor) -> None:

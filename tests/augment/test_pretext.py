@@ -335,7 +335,7 @@ def test_bad_batches_are_named(task):
     with pytest.raises(ValueError, match="none zero"):
         task(images[:0], indices[:0], 0)
     nothing = torch.zeros(0, dtype=torch.int64)
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="images must hold at least one"):
         task(Packed(torch.zeros(0).byte(), nothing, nothing.view(0, 2)), nothing, 0)
     sizeless = Packed(torch.zeros(30).byte(), torch.tensor([0, 27]), torch.tensor([[3, 3], [0, 5]]))
     with pytest.raises(ValueError, match="image 1 has no pixels"):
