@@ -12,6 +12,8 @@ from fastssl.ops.library import LIBRARY
 
 LIBRARY.define("keep(Tensor[] tensors, int written) -> Tensor")
 LIBRARY.define("kept_same(Tensor kept) -> bool")
+LIBRARY.define("layout(Tensor[] tensors) -> Tensor")
+LIBRARY.define("layout_addresses(Tensor layout, Tensor[] tensors) -> Tensor")
 
 
 def has_native(name: str) -> bool:
@@ -38,14 +40,38 @@ class Kept:
         self.tensors = list(tensors)
         self._native = has_native("keep")
         self._kept = (
-            torch.ops.fastssl.keep(self.tensors, written) if self._native else self._facts()
+            torch.ops.fastssl.keep(self.tensors, written)
+            if self._native
+            else [_facts(t) for t in self.tensors]
         )
 
     def same(self) -> bool:
         """Whether they are what they were."""
         if self._native:
             return torch.ops.fastssl.kept_same(self._kept)
-        return self._facts() == self._kept
+        return [_facts(t) for t in self.tensors] == self._kept
 
-    def _facts(self) -> list[tuple]:
-        return [(t.data_ptr(), t.shape, t.stride(), t.dtype, t.device) for t in self.tensors]
+
+class Layout:
+    """How tensors lie, as gradients that come each time anew do: all of a :class:`Kept` but the
+    address. It holds none of them."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        tensors = list(tensors)
+        self._native = has_native("layout")
+        self._kept = (
+            torch.ops.fastssl.layout(tensors) if self._native else [_facts(t)[1:] for t in tensors]
+        )
+
+    def addresses(self, tensors: Sequence[Tensor]) -> Tensor | None:  # [tensors] i64 on the host
+        """Where these lie; None if one is not like that in its place."""
+        tensors = list(tensors)
+        if not self._native:
+            like = [_facts(t)[1:] for t in tensors] == self._kept
+            return torch.tensor([t.data_ptr() for t in tensors]) if like else None
+        found = torch.ops.fastssl.layout_addresses(self._kept, tensors)
+        return found if len(found) == len(tensors) else None
+
+
+def _facts(t: Tensor) -> tuple:
+    return t.data_ptr(), t.shape, t.stride(), t.dtype, t.device

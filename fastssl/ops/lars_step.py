@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -10,9 +11,14 @@ from torch import Tensor
 from fastssl import backends
 from fastssl import reference as references
 from fastssl.ops.checks import FLOATS, check_zero_dim
+from fastssl.ops.kept import Kept, Layout
 from fastssl.ops.library import define
 
 ORDERS = ("classic", "torch", "popular")
+OPTIONS = (  # of the raw op, in its order
+    *("momentum", "weight_decay", "trust_coefficient", "eps"),
+    *("order", "nesterov", "separate_norms"),
+)
 
 
 @torch.no_grad()
@@ -75,19 +81,78 @@ def lars_step(
     You et al. 2017, https://arxiv.org/abs/1708.03888; orders as in SimCLR, Chen et al. 2020,
     https://arxiv.org/abs/2002.05709, and in torch.optim.SGD
     """
-    _check(params, grads, velocities, averages, order, separate_norms)
+    check_order(order, separate_norms)
+    _check(params, grads, velocities, averages)
     if not params:
         return
     device = params[0].device
-    gamma, factor = _scalar(lr, "lr", device)
-    m, keep = _scalar(ema_momentum, "ema_momentum", device)
     options = (momentum, weight_decay, trust_coefficient, eps, order, nesterov, separate_norms)
     tensors = (list(params), list(grads), list(velocities), list(averages))
-    backend = backends.select("lars_step", device.type)
-    step = _reference_fwd if backend == "reference" else backends.raw("lars_step_fwd", backend)
-    step(*tensors, gamma, factor, *options, m, keep)
+    step = _backend(backends.select("lars_step", device.type))
+    step(*tensors, *_arguments(device, lr, options, ema_momentum))
     if not torch.compiler.is_compiling():  # else the schema tells
         torch.autograd.graph.increment_version([*params, *velocities, *averages])
+
+
+class LarsStep:
+    """:func:`lars_step` of the same tensors, step after step, but for gradients, which come anew:
+    they are checked and laid out once, and a step then looks only for whether any has changed. It
+    holds all but the gradients.
+
+    Raises:
+        as :func:`lars_step` does.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        velocities: Sequence[Tensor],
+        averages: Sequence[Tensor] = (),
+    ) -> None:
+        _check(params, grads, velocities, averages)
+        self._params, self._velocities, self._averages = map(list, (params, velocities, averages))
+        self._written = self._params + self._velocities + self._averages
+        self._backend = backends.select("lars_step", params[0].device.type)
+        self._kept, self._layout = Kept(self._written, len(self._written)), Layout(grads)
+        self._launch = None
+        if self._backend == "triton":
+            triton = import_module("fastssl_kernels.lars_step")
+            self._launch = triton.prepare_lars_step_fwd(params, list(grads), velocities, averages)
+
+    def __call__(
+        self, grads: list[Tensor], lr: float | Tensor, *, ema_momentum: float | Tensor, **options
+    ) -> bool:
+        """Take a step; the options are those of :func:`lars_step`, all of them. False, and nothing
+        is done: a tensor is not what it was, or another backend would serve it now."""
+        device = self._params[0].device
+        check_order(options["order"], options["separate_norms"])
+        arguments = _arguments(device, lr, [options[name] for name in OPTIONS], ema_momentum)
+        addresses = self._layout.addresses(grads)
+        if (
+            addresses is None
+            or backends.select("lars_step", device.type) != self._backend
+            or not self._kept.same()
+        ):
+            return False
+        if self._launch is not None:
+            self._launch(addresses, *arguments)
+        else:
+            tensors = self._params, grads, self._velocities, self._averages
+            _backend(self._backend)(*tensors, *arguments)
+        torch.autograd.graph.increment_version(self._written)
+        return True
+
+
+def _backend(name: str) -> Callable[..., None]:
+    return _reference_fwd if name == "reference" else backends.raw("lars_step_fwd", name)
+
+
+def _arguments(device, lr, options, ema_momentum) -> tuple:
+    """What the raw op takes beside the tensors."""
+    gamma, factor = _scalar(lr, "lr", device)
+    m, keep = _scalar(ema_momentum, "ema_momentum", device)
+    return gamma, factor, *options, m, keep
 
 
 def _scalar(x: float | Tensor, name: str, device: torch.device) -> tuple[Tensor | None, float]:
@@ -102,11 +167,14 @@ def _scalar(x: float | Tensor, name: str, device: torch.device) -> tuple[Tensor 
     raise ValueError(f"{name} must be on the device of params, {device}, not {x.device}")
 
 
-def _check(params, grads, velocities, averages, order, separate_norms) -> None:
+def check_order(order: str, separate_norms: bool) -> None:
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
     if separate_norms and order == "popular":
         raise ValueError("separate_norms is not for the popular order, whose ratio is of ‖v‖")
+
+
+def _check(params, grads, velocities, averages) -> None:
     device = params[0].device if params else None
     lists = {"params": params, "grads": grads, "velocities": velocities, "averages": averages}
     for name, tensors in lists.items():

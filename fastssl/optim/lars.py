@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastssl.ops import ema_update_, lars_step
-from fastssl.ops.lars_step import ORDERS, wide_dtype
+from fastssl.ops.kept import watched
+from fastssl.ops.lars_step import ORDERS, LarsStep, wide_dtype
 
 
 class LARS(Optimizer):
@@ -52,6 +54,8 @@ class LARS(Optimizer):
     You et al. 2017, https://arxiv.org/abs/1708.03888; Chen et al. 2020,
     https://arxiv.org/abs/2002.05709
     """
+
+    _plan: _Plan | None = None
 
     def __init__(
         self,
@@ -129,49 +133,115 @@ class LARS(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        resting = dict(averages or {})
-        for group in self.param_groups:
-            for excluded, (params, grads, velocities) in self._lists(group, resting):
-                adapted = not excluded and group["adapt"] is not False
-                lars_step(
-                    params,
-                    grads,
-                    velocities,
-                    group["lr"],
-                    momentum=group["momentum"],
-                    weight_decay=0.0 if excluded else group["weight_decay"],
-                    trust_coefficient=group["trust_coefficient"] if adapted else None,
-                    eps=group["eps"],
-                    order=group["order"],
-                    nesterov=group["nesterov"],
-                    separate_norms=group["separate_norms"],
-                    averages=[resting.pop(w) for w in params if w in resting],
-                    ema_momentum=ema_momentum,
-                )
-        ema_update_(list(resting.values()), list(resting), ema_momentum)
+        averages = averages or {}
+        plan, self._plan = self._plan, None
+        if plan is None or watched() or not plan.serves(self, averages):
+            plan = _Plan(self, averages)
+        if plan.step(self, ema_momentum):
+            self._plan = plan
         return loss
 
-    def _lists(
-        self, group: dict[str, Any], averages: Mapping[Tensor, Tensor]
-    ) -> list[tuple[bool, tuple[list[Tensor], ...]]]:
-        """Parameters, gradients and velocities that may step together, all or none with averages,
-        and whether neither adaptation nor decay is theirs."""
-        found: dict[tuple[bool, bool, torch.device], tuple[list[Tensor], ...]] = {}
-        for w in group["params"]:
-            if w.grad is None:
-                continue
-            if w.grad.layout != torch.strided:
-                raise ValueError(f"LARS takes no sparse gradients, as of a {list(w.shape)} one is")
-            state = self.state[w]
-            if "velocity" not in state:
-                state["velocity"] = _velocity(w)
-            excluded = group["adapt"] is None and w.dim() <= 1
-            key = excluded, w in averages, w.device
-            params, grads, velocities = found.setdefault(key, ([], [], []))
-            params.append(w)
-            grads.append(w.grad)
-            velocities.append(state["velocity"])
-        return [(excluded, lists) for (excluded, _, _), lists in found.items()]
+
+class _Part:
+    """Parameters of a group that step together, all or none with averages."""
+
+    def __init__(self, group: int, excluded: bool) -> None:
+        self.group, self.excluded = group, excluded  # from adaptation and decay
+        self.params: list[Tensor] = []
+        self.grads: list[Any] = []
+        self.velocities: list[Tensor] = []
+        self.averages: list[Tensor] = []
+        self._step: LarsStep | None = None
+
+    def find_gradients(self) -> bool:
+        """Whether all have one."""
+        self.grads = [w.grad for w in self.params]
+        return True not in [grad is None for grad in self.grads]
+
+    def step(self, group: dict[str, Any], ema_momentum: float | Tensor) -> bool:
+        """Take a step; whether the next may go as this one did."""
+        adapted = not self.excluded and group["adapt"] is not False
+        options = dict(
+            momentum=group["momentum"],
+            weight_decay=0.0 if self.excluded else group["weight_decay"],
+            trust_coefficient=group["trust_coefficient"] if adapted else None,
+            eps=group["eps"],
+            order=group["order"],
+            nesterov=group["nesterov"],
+            separate_norms=group["separate_norms"],
+            ema_momentum=ema_momentum,
+        )
+        grads, self.grads = self.grads, []  # not held
+        tensors = self.params, grads, self.velocities
+        if self._step is None and not watched():
+            self._step = LarsStep(*tensors, self.averages)
+        if self._step is not None and self._step(grads, group["lr"], **options):
+            return True
+        lars_step(*tensors, group["lr"], averages=self.averages, **options)
+        return False
+
+
+class _Plan:
+    """Who steps together, as long as parameters, averages and who has a gradient are the same."""
+
+    def __init__(self, optimizer: LARS, averages: Mapping[Tensor, Tensor]) -> None:
+        self._groups = [(list(group["params"]), group["adapt"]) for group in optimizer.param_groups]
+        self._averages = list(averages), list(averages.values())
+        self._resting: list[Tensor] = []  # that have no gradient
+        alone = dict(averages)  # that follow after the step
+        parts: dict[tuple, _Part] = {}
+        for i, group in enumerate(optimizer.param_groups):
+            for w in group["params"]:
+                if w.grad is None:
+                    self._resting.append(w)
+                    continue
+                if w.grad.layout != torch.strided:
+                    raise ValueError(
+                        f"LARS takes no sparse gradients, as of a {list(w.shape)} one is"
+                    )
+                state = optimizer.state[w]
+                if "velocity" not in state:
+                    state["velocity"] = _velocity(w)
+                excluded = group["adapt"] is None and w.dim() <= 1
+                key = i, excluded, w in alone, w.device
+                part = parts.setdefault(key, _Part(i, excluded))
+                part.params.append(w)
+                part.grads.append(w.grad)
+                part.velocities.append(state["velocity"])
+                if w in alone:
+                    part.averages.append(alone.pop(w))
+        self._parts = list(parts.values())
+        self._velocities = [state.get("velocity") for state in optimizer.state.values()]
+        self._alone = list(alone.values()), list(alone)
+
+    def serves(self, optimizer: LARS, averages: Mapping[Tensor, Tensor]) -> bool:
+        """Whether it is still right; finds the gradients."""
+        groups = [(group["params"], group["adapt"]) for group in optimizer.param_groups]
+        velocities = [state.get("velocity") for state in optimizer.state.values()]
+        return (
+            len(groups) == len(self._groups)
+            and all(
+                adapt is was and _same(params, mine)
+                for (params, adapt), (mine, was) in zip(groups, self._groups, strict=True)
+            )
+            and _same(velocities, self._velocities)
+            and _same(averages, self._averages[0])
+            and _same(averages.values(), self._averages[1])
+            and all(w.grad is None for w in self._resting)
+            and all(part.find_gradients() for part in self._parts)
+        )
+
+    def step(self, optimizer: LARS, ema_momentum: float | Tensor) -> bool:
+        """Take a step; whether the next may go as this one did."""
+        groups = optimizer.param_groups
+        again = [part.step(groups[part.group], ema_momentum) for part in self._parts]
+        ema_update_(*self._alone, ema_momentum)
+        return all(again)
+
+
+def _same(some: Collection[Any], others: Collection[Any]) -> bool:
+    """Whether they are the very same objects, in order."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def _velocity(w: Tensor) -> Tensor:

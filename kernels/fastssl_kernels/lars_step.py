@@ -10,7 +10,7 @@ result is bitwise repeatable.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -248,58 +248,122 @@ def launch_lars_step_fwd(
     """Take a step, all in place; the options are those of :class:`Options`, in this order."""
     alike: dict[tuple, list[tuple[Tensor, ...]]] = {}
     copies = []
-    for i, w in enumerate(params):
-        if not w.numel():
-            continue
-        tensors = (w, grads[i], velocities[i], *averages[i : i + 1])
-        if len(tensors) > 3 and tensors[3].data_ptr() == w.data_ptr():
-            tensors = tensors[:3]  # its own average
-        if not _dense(w) or any(t.stride() != w.stride() for t in tensors):
+    for _, tensors in _not_empty(params, grads, velocities, averages):
+        if not _laid_out_alike(tensors):
             made = tuple(t.contiguous() for t in tensors)
             copies += [(t, c) for t, c in zip(tensors, made, strict=True) if c is not t]
             tensors = made
-        alike.setdefault(tuple(t.dtype for t in tensors), []).append(tensors)
-    for dtypes, group in alike.items():
-        with torch.cuda.device_of(group[0][0]):
-            _launch(group, dtypes, Options(*options))
+        alike.setdefault(_dtypes(tensors), []).append(tensors)
+    for group in alike.values():
+        _Group(group).launch(Options(*options))
     for t, copy in copies:
         t.copy_(copy)
 
 
-def _launch(group: list[tuple[Tensor, ...]], dtypes: tuple, options: Options) -> None:
-    first = group[0][0]
-    addresses = tuple(t.data_ptr() for tensors in group for t in (*tensors, first)[:4])
-    pieces = _pieces(tuple(tensors[0].numel() for tensors in group), BLOCK, first.device)
-    table = _address_table(addresses, first)
-    types = {
-        "W": TYPES[dtypes[0]],
-        "G": TYPES[dtypes[1]],
-        "REAL": TYPES[dtypes[2]],
-        "ALIGNED": not any(address % 16 for address in addresses),
-        "BLOCK": BLOCK,
-        "num_warps": WARPS,
-        "enable_fp_fusion": True,
-    }
-    ratios = None
-    if options.trust_coefficient is not None:
-        squares = first.new_empty(len(pieces.rows), 2, dtype=torch.float64)
-        ratios = first.new_empty(len(group), dtype=torch.float64)
-        _lars_step_norms_kernel[(len(squares),)](
-            table, pieces.rows, squares, *options.change,
-            WITH_VELOCITY=options.order == "popular", **types,
+def prepare_lars_step_fwd(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    averages: Sequence[Tensor],
+) -> Callable[..., None] | None:
+    """What takes the same step again, given where the gradients then are ([PARAMS] i64 on the host)
+    and the options, as long as all else is as it is now, and lives; None where some tensors are
+    copied on the way."""
+    alike: dict[tuple, list[tuple[int, tuple[Tensor, ...]]]] = {}
+    for i, tensors in _not_empty(params, grads, velocities, averages):
+        if not _laid_out_alike(tensors):
+            return None
+        alike.setdefault(_dtypes(tensors), []).append((i, tensors))
+    groups = [
+        (torch.tensor([i for i, _ in held]), _Group([tensors for _, tensors in held]))
+        for held in alike.values()
+    ]
+    last = torch.tensor([g.data_ptr() for g in grads])
+
+    def launch(addresses: Tensor, *options) -> None:
+        nonlocal last
+        moved = not torch.equal(addresses, last)
+        last = addresses
+        for index, group in groups:
+            if moved:
+                group.move_gradients(addresses[index])
+            group.launch(Options(*options))
+
+    return launch
+
+
+def _not_empty(params, grads, velocities, averages) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Of each parameter: its place, and it, gradient, velocity, and an average that is another."""
+    for i, w in enumerate(params):
+        if w.numel():
+            own = averages and averages[i].data_ptr() == w.data_ptr()
+            yield i, (w, grads[i], velocities[i], *([] if own else averages[i : i + 1]))
+
+
+def _laid_out_alike(tensors: tuple[Tensor, ...]) -> bool:
+    w = tensors[0]
+    return _dense(w) and all(t.stride() == w.stride() for t in tensors)
+
+
+def _dtypes(tensors: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
+    return tuple(t.dtype for t in tensors)
+
+
+class _Group:
+    """Parameters with what goes with them, of the same dtypes each; the first of them is held."""
+
+    def __init__(self, tensors: list[tuple[Tensor, ...]]) -> None:
+        self.first = tensors[0][0]
+        self.sizes = tuple(of[0].numel() for of in tensors)
+        dtypes = _dtypes(tensors[0])
+        self.average = TYPES[dtypes[3]] if len(dtypes) > 3 else None
+        self.types = {"W": TYPES[dtypes[0]], "G": TYPES[dtypes[1]], "REAL": TYPES[dtypes[2]]}
+        addresses = [[t.data_ptr() for t in (*of, self.first)[:4]] for of in tensors]
+        self._place(torch.tensor(addresses))
+
+    def _place(self, addresses: Tensor) -> None:
+        self.addresses = addresses  # [TENSORS, 4] i64 on the host
+        self.key = tuple(addresses.flatten().tolist())
+        self.aligned = not any(address % 16 for address in self.key)
+
+    def move_gradients(self, addresses: Tensor) -> None:
+        moved = self.addresses.clone()
+        moved[:, 1] = addresses
+        self._place(moved)
+
+    def launch(self, options: Options) -> None:
+        with torch.cuda.device_of(self.first):
+            self._launch(options)
+
+    def _launch(self, options: Options) -> None:
+        first = self.first
+        pieces = _pieces(self.sizes, BLOCK, first.device)
+        table = _address_table(self.addresses, self.key, first)
+        meta = self.types | {
+            "ALIGNED": self.aligned,
+            "BLOCK": BLOCK,
+            "num_warps": WARPS,
+            "enable_fp_fusion": True,
+        }
+        ratios = None
+        if options.trust_coefficient is not None:
+            squares = first.new_empty(len(pieces.rows), 2, dtype=torch.float64)
+            ratios = first.new_empty(len(self.sizes), dtype=torch.float64)
+            _lars_step_norms_kernel[(len(squares),)](
+                table, pieces.rows, squares, *options.change,
+                WITH_VELOCITY=options.order == "popular", **meta,
+            )  # fmt: skip
+            _lars_step_ratio_kernel[(len(ratios),)](
+                squares, pieces.firsts, ratios, options.trust_coefficient, options.eps,
+                options.weight_decay, SEPARATE=options.separate_norms, SUMS=SUMS,
+                num_warps=4, enable_fp_fusion=True,
+            )  # fmt: skip
+        _lars_step_fwd_kernel[(len(pieces.rows),)](
+            table, pieces.rows, ratios, options.lr, options.ema_scalar, options.factor,
+            options.momentum, options.weight_decay, options.ema_momentum,
+            AVERAGE=self.average, ORDER=options.order, NESTEROV=options.nesterov,
+            INTERPRETED=chip._device(first).interpreted, **meta,
         )  # fmt: skip
-        _lars_step_ratio_kernel[(len(ratios),)](
-            squares, pieces.firsts, ratios, options.trust_coefficient, options.eps,
-            options.weight_decay, SEPARATE=options.separate_norms, SUMS=SUMS,
-            num_warps=4, enable_fp_fusion=True,
-        )  # fmt: skip
-    _lars_step_fwd_kernel[(len(pieces.rows),)](
-        table, pieces.rows, ratios, options.lr, options.ema_scalar, options.factor,
-        options.momentum, options.weight_decay, options.ema_momentum,
-        AVERAGE=TYPES[dtypes[3]] if len(dtypes) > 3 else None,
-        ORDER=options.order, NESTEROV=options.nesterov,
-        INTERPRETED=chip._device(first).interpreted, **types,
-    )  # fmt: skip
 
 
 class _Pieces(NamedTuple):
@@ -330,18 +394,18 @@ _spare: dict[int, list[Tensor]] = {}
 _captured: list[tuple[Tensor, Tensor]] = []
 
 
-def _address_table(addresses: tuple[int, ...], x: Tensor) -> Tensor:  # [TENSORS · 4] i64
+def _address_table(addresses: Tensor, key: tuple[int, ...], x: Tensor) -> Tensor:
     if not x.is_cuda:
-        return torch.tensor(addresses)
+        return addresses
     if not torch.cuda.is_current_stream_capturing():
-        return _sent(addresses, x.device, torch.cuda.current_stream(x.device).cuda_stream)
-    if not _spare.get(len(addresses)):
+        return _sent(key, x.device, torch.cuda.current_stream(x.device).cuda_stream)
+    if not _spare.get(len(key)):
         raise RuntimeError(
             "lars_step: no memory is set aside for another CUDA graph: take a step, with gradients "
             "at addresses of their own, before the capture"
         )
-    host = _spare[len(addresses)].pop()
-    host.copy_(torch.tensor(addresses))
+    host = _spare[len(key)].pop()
+    host.copy_(addresses.flatten())
     _captured.append((host, host.to(x.device, non_blocking=True)))
     return _captured[-1][1]
 

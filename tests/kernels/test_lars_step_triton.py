@@ -11,6 +11,7 @@ import torch
 
 import fastssl
 from fastssl.ops import lars_step
+from fastssl.ops.lars_step import LarsStep
 from fastssl.reference import ema_update
 from tests.ops.test_lars_step import OPTIONS, SETTINGS, check, copies, layouts, tensors, truth
 
@@ -116,6 +117,31 @@ def test_repeatable_and_mixed():
     for of, again, a, b in zip(*results, *parts, strict=True):
         assert all(torch.equal(t, u) for t, u in zip(of, again, strict=True))
         assert all(torch.equal(t, u) for t, u in zip(of, [*a, *b], strict=True))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_steps_of_the_same_parameters(gaps):
+    parts = [made(SHAPES, F32, None, F32), made([(5, 7), (40, 11)], F64, BF16, F32)]
+    start = copies([*a, *b] for a, b in zip(*parts, strict=True))
+    if gaps:  # which are copied anew at every step
+        start[2][-1] = torch.zeros(40, 22, dtype=F64, device=DEVICE)[:, ::2]
+    start[3][4] = start[0][4]  # a parameter's own average
+    again = copies(start)
+    again[3][4] = again[0][4]
+    options = SETTINGS | dict(eps=0.0, order="torch", nesterov=False, separate_norms=False)
+    with fastssl.use_backend("triton"):
+        step, held = LarsStep(*start), []
+        for i in range(5):
+            if i != 3:  # gradients lie elsewhere each time, but for once
+                grads = [g.clone() for g in start[1]]
+                held.append(grads)  # so that no address comes again
+            assert step(grads, 0.5 / (1 + i), ema_momentum=0.5, **options)
+            triton((again[0], grads, *again[2:]), 0.5 / (1 + i), 0.5, order="torch")
+            for of in (0, 2, 3):
+                assert all(map(torch.equal, start[of], again[of]))
+        assert not step([g.double() for g in grads], 0.5, ema_momentum=0.5, **options)
+        start[2][0].data = start[2][0].clone()
+        assert not step(grads, 0.5, ema_momentum=0.5, **options)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CUDA graph")
