@@ -99,6 +99,9 @@ class _Names(TorchFunctionMode):
             return on_device(args[0])
         if function == Tensor.is_meta.__get__:
             return False
+        if function is Tensor.data_ptr and on_device(args[0]):
+            return _address(args[0])
+        kwargs.pop("pin_memory", None)  # all of this host's memory will do
         if function is Tensor.cuda:
             function, args = Tensor.to, (args[0], CUDA)
         given, named = tree_map(_meta, (args, kwargs))
@@ -115,6 +118,11 @@ class _Names(TorchFunctionMode):
         if function in (Tensor.tolist, Tensor.numpy, Tensor.__array__) and on_device(given[0]):
             raise HostWaits(f"{function.__name__} reads from the device")
         return function(*given, **named)
+
+
+def _address(x: Tensor) -> int:
+    """Where it would be, if it were anywhere: its storage's own, and far from any other's."""
+    return (x.untyped_storage()._cdata << 12) + x.storage_offset() * x.element_size()
 
 
 def _meta(x: Any) -> Any:
