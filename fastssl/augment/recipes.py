@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -112,6 +112,9 @@ class View:
         if not isinstance(self.taps, Integral) or self.taps < 1 or self.taps % 2 == 0:
             raise ValueError(f"taps must be odd, whole and positive, not {self.taps!r}")
 
+    def __repr__(self) -> str:
+        return _shown(self)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
@@ -207,6 +210,9 @@ class Recipe:
                 raise ValueError(f"{name} must be one or three finite numbers, not {numbers}")
         if 0 in self.std:
             raise ValueError(f"std must not be 0, as in {self.std}")
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
     def __call__(
         self,
@@ -327,6 +333,13 @@ def channels_of(images: Tensor | Packed) -> int:
 def per_channel(numbers: tuple[float, ...], images: Tensor | Packed) -> tuple[float, ...]:
     """Those of the images' channels: of grey ones, the first."""
     return numbers if channels_of(images) == 3 else numbers[:1]
+
+
+def _shown(made: View | Recipe) -> str:
+    """A call that makes the same, of what is not as by default."""
+    values = [(f.name, getattr(made, f.name), f.default) for f in fields(made)]
+    given = ", ".join(f"{name}={value!r}" for name, value, usual in values if value != usual)
+    return f"{type(made).__name__}({given})"
 
 
 def _number(name: str, value: Any) -> Any:

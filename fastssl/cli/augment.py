@@ -47,7 +47,8 @@ def draw(options: argparse.Namespace) -> None:
     name = options.recipe or data.recipe
     if name not in (*RECIPES, *TASKS):
         raise choose("recipe of views", name, [*RECIPES, *TASKS])
-    indices = torch.arange(min(options.images, len(data.train)))
+    count = min(options.images, len(data.train))
+    indices = torch.arange(count) * len(data.train) // count  # of every class, where they stand so
     train = data.train
     images = train.middles(indices) if isinstance(train, ImageStore) else train[indices]
     rows = {"image": images.float() / 255}
@@ -72,7 +73,7 @@ def draw(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastssl augment",
-        description="Draw the first training images and, below each, views that a recipe makes "
+        description="Draw some training images and, below each, views that a recipe makes "
         "of it, or what a pretext task does.",
     )
     parser.add_argument(

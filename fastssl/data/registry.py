@@ -44,6 +44,10 @@ def load_data(
     """
     kind, rest = source_of(name)
     forms = [kind + (f":{follows}" if follows else "") for kind, (follows, _) in SOURCES.items()]
+    if kind not in SOURCES and Path(name).is_file():
+        raise UserError(f"data {name!r} is a file; give the folder of the images")
+    if kind not in SOURCES and len(Path(name).parts) > 1:
+        raise UserError(f"data {name!r}: there is no such folder")
     if kind not in SOURCES:
         raise choose("data", name, forms)
     follows, load = SOURCES[kind]

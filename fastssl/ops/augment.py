@@ -180,7 +180,10 @@ def _is_planar(images: Tensor) -> bool:
     """Whether [B, C, H, W] rather than [B, H, W, C]."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         what = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a uint8 tensor or Packed, not {what}")
+        hint = ""
+        if isinstance(images, Tensor) and images.is_floating_point():
+            hint = ": pixels as they are decoded, 0 to 255"
+        raise TypeError(f"images must be a uint8 tensor or Packed, not {what}{hint}")
     if images.dim() != 4 or 0 in images.shape or not {1, 3} & {images.shape[1], images.shape[3]}:
         raise ValueError(
             "images must have shape [B, C, H, W] or [B, H, W, C], C = 1 or 3, none zero, "

@@ -86,6 +86,8 @@ def test_recipes_are_data():
     recipe = augment.simclr(32, strength=0.5, blur=0)
     assert recipe == eval(repr(recipe), {"Recipe": augment.Recipe, "View": View})
     assert recipe.views[0].brightness == 0.4
+    assert repr(View(8, flip=0.5)) == "View(size=8, flip=0.5)"
+    assert repr(augment.Recipe((View(),), std=(1.0,))) == "Recipe(views=(View(),), std=(1.0,))"
     assert augment.swav().views[2].shape == (96, 96)
     assert [view.blur for view in augment.dinov2().views[:2]] == [1.0, 0.1]
     assert [view.blur for view in augment.dinov2(blur_as_published=True).views[:2]] == [0.0, 0.9]

@@ -66,6 +66,8 @@ def test_every_setting_is_explained():
         (["--encoder", "vgg"], "no encoder 'vgg'; there are: small-cnn"),
         (["--encoder", "keras:x"], "no encoder 'keras:x'; there are: small-cnn"),
         (["--data", "svhn"], "no data 'svhn'; there are: digits, folder:PATH"),
+        (["--data", "no/where"], "data 'no/where': there is no such folder"),
+        (["--data", __file__], "is a file; give the folder of the images"),
         (["--data", "folder:/nowhere"], "there is no folder /nowhere"),
         (["--data", "folder"], "should read folder:PATH"),
         (["--data", "digits:x"], "should read digits"),

@@ -166,7 +166,7 @@ def test_views_of_strokes_are_made_of_one_size(photos, tmp_path):
 
 def test_a_path_that_is_no_folder(tmp_path, capsys):
     assert main(["train", "simclr", "--data", str(tmp_path / "none")]) == 2
-    assert "no data" in capsys.readouterr().err
+    assert "there is no such folder" in capsys.readouterr().err
     data = tmp_path / "photos"
     data.mkdir()
     assert main(["train", "simclr", "--data", str(data)]) == 2
