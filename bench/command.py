@@ -118,7 +118,11 @@ def main(argv: list[str]) -> int:
 def run_one(bench: Benchmark, providers: list[str], options: argparse.Namespace) -> int:
     def cases(rows: tuple[int, ...] | list[int]) -> list[Case]:
         dim, dtype = options.dim or bench.dim, options.dtype or bench.dtype
-        return [Case(m, dim, dtype, options.device, options.temperature) for m in rows]
+        return [
+            Case(m, dim, dtype, options.device, options.temperature, task=task)
+            for m in rows
+            for task in bench.tasks
+        ]
 
     seconds, rounds = options.seconds, options.rounds
     rows, memory_rows = bench.rows, bench.memory_rows

@@ -49,6 +49,7 @@ class Case:
     device: str = "cpu"
     temperature: float = 0.1
     seed: int = 0
+    task: str = ""  # of a benchmark of several
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -120,6 +121,8 @@ class Benchmark:
     dim: int = 128
     dtype: str = "float32"
     threads: int | None = None
+    # Problems that are alike, each a case at every size.
+    tasks: tuple[str, ...] = ("",)
 
     def provider(self, name: str) -> Provider:
         for provider in self.providers:

@@ -47,9 +47,10 @@ def providers(results: dict[str, Any], figure: str) -> list[str]:
 
 
 def label(case: dict[str, Any], results: dict[str, Any]) -> str:
-    """The case's size, and its dtype where the file has several."""
+    """The case's task and size, and its dtype where the file has several."""
     several = len({c["dtype"] for c in results["cases"]}) > 1
-    return f"{case['rows']:,}" + (f" {case['dtype']}" if several else "")
+    task = f"{case['task']} " if "task" in case else ""
+    return f"{task}{case['rows']:,}" + (f" {case['dtype']}" if several else "")
 
 
 def times(results: dict[str, Any]) -> str:
@@ -358,7 +359,7 @@ def write(path: Path) -> list[Path]:
         text += "\n" + goals(results)
     made = [path.with_suffix(".md")]
     made[0].write_text(text)
-    if "cases" not in results:
+    if not results.get("cases") or "task" in results["cases"][0]:  # of one size: a table says it
         return made
     try:
         plot(results, path.with_suffix(".png"))

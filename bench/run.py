@@ -93,6 +93,7 @@ def run_case(
         del runs["ceiling"]
         further(runs, entries)
     return {
+        **({"task": case.task} if case.task else {}),
         "rows": case.rows,
         "dim": case.dim,
         "dtype": case.dtype,
@@ -183,6 +184,13 @@ def columns(rows: list[list[str]]) -> str:
 
 # Above this share of the processors in others' hands a table carries a warning.
 BUSY = 0.05
+
+
+def named(case: dict[str, Any]) -> str:
+    """The case's task before what else it is, where there are several."""
+    return f"{case['task']} " if "task" in case else ""
+
+
 HEAD = ["provider", "best ms", "p20 ms", "p50 ms", "p80 ms", "× fastssl", "of floor"]
 HEAD += ["loss err", "grad err", "turns"]
 
@@ -207,7 +215,7 @@ def table(case: dict[str, Any]) -> str:
         )
     rate, unit = ("update_gbs", "GB/s") if "update_gbs" in case else ("matmul_gflops", "GFLOP/s")
     title = (
-        f"\nM={case['rows']} D={case['dim']} {case['dtype']} {case['device']}; "
+        f"\n{named(case)}M={case['rows']} D={case['dim']} {case['dtype']} {case['device']}; "
         f"floor {milliseconds(case['floor_ms'])} ms at {case[rate]:.0f} {unit}"
     )
     notes += [

@@ -44,8 +44,10 @@ def test_every_benchmark_is_found():
     assert {"nt_xent", "similarity_lse"} <= set(NAMES)
 
 
-# augment and its parameters have no eager form: their truth is the reference.
-@pytest.mark.parametrize("name", [name for name in NAMES if "augment" not in name])
+# augment, its parameters and pretext tasks have no eager form: their truth is the reference.
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if "augment" not in name and name != "pretext"]
+)
 def test_truth_agrees_with_autograd_in_float64(name):
     bench = run.load(name)
     case = replace(CASE, dtype="float64")
@@ -139,6 +141,31 @@ def test_kornia_is_measured_where_it_is():
         inputs = bench.inputs(case)
         entry = check(case, step(function, inputs), bench.truth(case, inputs), provider.differs)
         assert "wrong" not in entry
+
+
+@pytest.mark.parametrize("task", run.load("pretext").tasks)
+def test_pretext_tasks_are_the_same_by_hand(task):
+    bench, case = run.load("pretext"), Case(5, 96, "bfloat16", task=task)
+    inputs = bench.inputs(case)
+    truth, skipped = bench.truth(case, inputs), []
+    for provider in bench.providers:
+        try:
+            entry = check(case, step(provider.function(case), inputs), truth)
+        except Skip as reason:
+            skipped.append(str(reason))
+            continue
+        assert "wrong" not in entry, (provider.name, entry)
+        assert entry["loss_error"] < 0.01
+    if skipped:
+        pytest.skip(skipped[0])
+
+
+def test_a_case_says_its_task():
+    bench = replace(run.load("pretext"), bytes=None)
+    found = run.run_case(bench, Case(4, 24, task="patches"), ["fastssl"], seconds=0.01, rounds=1)
+    assert found["task"] == "patches"
+    assert "patches M=4 D=24" in run.table(found)
+    assert "M=32" in run.table(quick(run.load("nt_xent"), fastssl=1))
 
 
 def test_nan_never_passes():
