@@ -64,7 +64,11 @@ def on_other_data(run: Run, name: str) -> Run:
     data = load_data(name, image_size=side, reading=reading)
     if data.train.shape[0] != channels:
         raise UserError(f"{name} has {data.train.shape[0]} channels, the encoder takes {channels}")
-    return dataclasses.replace(run, data=data.framed(run.config.eval_crop))
+    return dataclasses.replace(
+        run,
+        config=run.config.model_copy(update={"data": name}),
+        data=data.framed(run.config.eval_crop),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

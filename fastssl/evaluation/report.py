@@ -62,9 +62,10 @@ def cell(row: str, of: dict[str, float] | None) -> str:
 def _caption(report: dict[str, Any]) -> str:
     setup = report["setup"]
     text = f"{setup['train images']} training"
+    of = f" of {setup['data']}" if "data" in setup else ""
     if "test images" not in setup:
-        return text + " images."
-    text += f" and {setup['test images']} test images, {setup['classes']} classes."
+        return f"{text} images{of}."
+    text += f" and {setup['test images']} test images{of}, {setup['classes']} classes."
     if left_out := len(setup.get("unreadable", [])):
         text += f" Unreadable files: {left_out}."
     if "few-labels" in setup["tasks"]:

@@ -16,7 +16,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastssl.data import Images, Reading, Split, Unreadable, Views, build_recipe, fitted, load_data
+from fastssl.data import (
+    Images,
+    ImageStore,
+    Reading,
+    Split,
+    Unreadable,
+    Views,
+    build_recipe,
+    fitted,
+    load_data,
+)
 from fastssl.errors import UserError
 from fastssl.evaluation import QUICK_TASKS, WITHOUT_LABELS, evaluate_encoder, write_report
 from fastssl.methods import METHODS, Method
@@ -211,6 +221,9 @@ def judge(
         progress=progress,
         **options,
     )
+    report["setup"]["data"] = run.config.data
+    if isinstance(train, ImageStore):
+        report["setup"]["eval crop"] = train.crop
     if run.data.unreadable:
         report["setup"]["unreadable"] = [dataclasses.asdict(file) for file in run.data.unreadable]
     return report

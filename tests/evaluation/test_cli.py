@@ -76,7 +76,7 @@ def test_without_labels_rankme_alone(run_dir, tmp_path, capsys, monkeypatch):
     assert main(arguments) == 0
     report = json.loads((tmp_path / "evaluation.json").read_text())
     assert list(report["results"]) == ["RankMe, dimensions"]
-    assert "9 training images." in capsys.readouterr().out
+    assert "9 training images of x." in capsys.readouterr().out
     assert main([*arguments, "--tasks", "rankme,knn,fine-tuning"]) == 2
     assert "knn, fine-tuning: labels of training and test images" in capsys.readouterr().err
 

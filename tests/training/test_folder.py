@@ -84,7 +84,9 @@ def test_from_jpegs_to_knn(photos, tmp_path, capsys, monkeypatch):
     options = "--eval-crop 0.5 --crop-area 0.9 --epochs 1 --batch-size 16 --device cpu"
     seen = options.split()
     assert main(["eval", str(run), "--tasks", "rankme,fine-tuning", *seen]) == 0
-    other = json.loads((run / "evaluation.json").read_text())["results"]
+    told = json.loads((run / "evaluation.json").read_text())
+    assert (told["setup"]["eval crop"], told["setup"]["data"]) == (0.5, str(photos))
+    other = told["results"]
     rank = "RankMe, dimensions"
     assert other[rank]["trained"] != report["results"][rank]["trained"]
     assert "fine-tuning, all labels" in other
