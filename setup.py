@@ -7,6 +7,7 @@ MAX_JOBS, TORCH_CUDA_ARCH_LIST as in torch.utils.cpp_extension
 
 import os
 import sys
+from pathlib import Path
 
 from setuptools import setup
 
@@ -56,10 +57,18 @@ def want_cuda() -> bool:
     return able
 
 
+def pybind_headers() -> list[str]:
+    """None where it is not installed: torch brings a copy among its own headers."""
+    try:
+        import pybind11
+    except ImportError:
+        return []
+    return [pybind11.get_include()]
+
+
 def extensions() -> dict:
     if os.environ.get("FASTSSL_BUILD_CPP", "1") == "0":
         return {}
-    import pybind11
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
@@ -73,13 +82,13 @@ def extensions() -> dict:
     build = CppExtension(
         "fastssl._build",
         ["csrc/python/build.cpp"],
-        include_dirs=[os.path.abspath("csrc"), pybind11.get_include()],
+        include_dirs=[os.path.abspath("csrc"), *pybind_headers()],
         extra_compile_args=["-O1", "-std=c++20"],
     )
     walk = CppExtension(
         "fastssl._walk",
         ["csrc/python/walk.cpp"],
-        include_dirs=[pybind11.get_include()],
+        include_dirs=pybind_headers(),
         extra_compile_args=["-O2", "-std=c++20"],
     )
     modules = [native, build, walk]
@@ -102,6 +111,13 @@ def extensions() -> dict:
 
     class Build(BuildExtension):
         """Without CUDA's kernels where those do not build and nobody asked for them by name."""
+
+        def run(self) -> None:
+            # Kernels of an earlier build would load in the place of those that are left out.
+            for folder in [Path(self.build_lib), *[Path()] * bool(self.inplace)]:
+                for old in folder.glob("fastssl/_cuda*.so"):
+                    old.unlink()
+            super().run()
 
         def build_extensions(self) -> None:
             try:

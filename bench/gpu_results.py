@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import goals, report, run
+from bench import steps as whole_steps
 
 
 def collect(
@@ -104,8 +105,9 @@ def write_steps(found: list[dict[str, Any]], machine: dict[str, Any], folder: Pa
     have = {step["step"] for step in found}
     if same:
         found = [*found, *(step for step in earlier["steps"] if step["step"] not in have)]
-    told = {"machine": machine, "steps": found}
-    path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    found = sorted(found, key=lambda step: list(whole_steps.STEPS).index(step["step"]))
+    whole_steps.save(found, machine, path)
+    print(f"\n{path.with_suffix('.md').read_text()}")
 
 
 def write_tuning(found: dict[str, Any], machine: dict[str, Any], folder: Path) -> None:

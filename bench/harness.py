@@ -144,19 +144,29 @@ def free_memory(device: str) -> float:
         return float("inf")
 
 
-def step(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Forward and backward: the loss and the gradient of every input that requires one."""
+def step(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """Forward and backward: the loss and the gradient of every input that requires one, None where
+    the loss does not depend on it."""
     loss = function(*inputs)
     learning = [t for t in inputs if t.requires_grad]
-    return (loss, *torch.autograd.grad(loss, learning)) if learning else (loss,)
+    if not learning:
+        return (loss,)
+    return (loss, *torch.autograd.grad(loss, learning, allow_unused=True))
 
 
-def errors(result: tuple[Tensor, ...], truth: Answer) -> tuple[float, float]:
-    """Relative errors of the loss and of the worst gradient (L2); NaN never passes."""
-    loss, *gradients = (t.detach().double() for t in result)
+def errors(
+    result: tuple[Tensor | None, ...], truth: Answer, differs: str = ""
+) -> tuple[float, float]:
+    """Relative errors of the loss and of the worst gradient (L2); NaN never passes, nor does a
+    gradient that is not there, unless the problem ``differs``."""
+    loss, *gradients = (t if t is None else t.detach().double() for t in result)
     loss_error = abs(loss.item() - truth.loss.item()) / max(abs(truth.loss.item()), 1e-12)
     grad_error = 0.0
     for got, want in zip(gradients, truth.gradients, strict=True):
+        if got is None:
+            if differs:
+                continue
+            return loss_error, float("nan")
         if truth.sample is not None:
             got = got[truth.sample]
         error = ((got - want).norm() / want.norm().clamp_min(1e-30)).item()
@@ -167,11 +177,11 @@ def errors(result: tuple[Tensor, ...], truth: Answer) -> tuple[float, float]:
 
 
 def check(
-    case: Case, result: tuple[Tensor, ...], truth: Answer, differs: str = ""
+    case: Case, result: tuple[Tensor | None, ...], truth: Answer, differs: str = ""
 ) -> dict[str, Any]:
     """``{"loss_error", "grad_error"}``, ``"differs"`` where it does, and ``"wrong"`` with a
     sentence if they are too large."""
-    loss_error, grad_error = errors(result, truth)
+    loss_error, grad_error = errors(result, truth, differs)
     entry: dict[str, Any] = {"loss_error": loss_error, "grad_error": grad_error}
     most_loss, most_grad = TOLERANCE[case.dtype]
     if differs:

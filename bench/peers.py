@@ -2,8 +2,9 @@
 
 Each takes two views z0, z1 [N, D] and a temperature and returns the mean over the 2N rows. A peer
 that is not installed is skipped by name; one that would need absurd memory, with the reason.
-Install them with ``pip install --no-deps lightly pytorch-metric-learning info-nce-pytorch``, and
-what augments with ``pip install --no-deps kornia kornia_rs``.
+Install them with ``pip install --no-deps lightly pytorch-metric-learning info-nce-pytorch``, those
+with kernels for CUDA with ``pip install --no-deps memeff cut-cross-entropy``, and what augments
+with ``pip install --no-deps kornia kornia_rs triton-augment``.
 """
 
 from __future__ import annotations
@@ -121,12 +122,63 @@ def _info_nce(case: Case) -> Loss:
     return function
 
 
+def _memeff(case: Case) -> Loss:
+    """Its loss of queries to documents with queries as further negatives, once each way: the same
+    sums. ``margin`` 2 drops no negative; ``stable`` would scale gradients."""
+    module = _cuda_peer("memeff", "memeff", case)
+    loss = module.MemoryEfficientQwen3Loss(
+        temperature=case.temperature, margin=2.0, use_qq_negatives=True, stable=False
+    )
+    return lambda z0, z1: (loss(z0, z1) + loss(z1, z0)) / 2
+
+
+def row_lse(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
+    """Log-sum-exp over columns c [K, D] of each row of e [M, D] by Apple's cut cross-entropy: its
+    loss for column 0 and what that takes off. Its filter, which leaves out gradients of small
+    probabilities, would here leave out nearly all of them."""
+    package = "cut-cross-entropy"
+    cross_entropy = _cuda_peer("cut_cross_entropy", package, case).linear_cross_entropy
+
+    def lse(e: Tensor, c: Tensor) -> Tensor:
+        first = torch.zeros(len(e), dtype=torch.long, device=e.device)
+        loss = cross_entropy(e, c, first, reduction="none", filter_eps=None)  # [M]
+        return loss.float() + (e.float() * c[0].float()).sum(1)
+
+    return lse
+
+
+def _cut_cross_entropy(case: Case) -> Loss:
+    """Over all rows; then each row's own similarity is taken out of its sum."""
+    lse = row_lse(case)
+
+    def loss(z0: Tensor, z1: Tensor) -> Tensor:
+        n = len(z0)
+        z = F.normalize(torch.cat([z0, z1]), dim=1)  # [M, D]
+        e = z / case.temperature
+        whole, wide = lse(e, z), e.float()
+        own, pair = ((wide * x.float()).sum(1) for x in (z, z.roll(n, 0)))
+        return (whole + torch.log(-torch.expm1(own - whole)) - pair).mean()
+
+    return loss
+
+
+def _cuda_peer(module: str, package: str, case: Case) -> ModuleType:
+    """A peer of kernels for CUDA alone."""
+    found = _peer(module, package)
+    if case.device != "cuda":
+        raise Skip(f"{package} serves CUDA tensors only")
+    return found
+
+
 def _peer(module: str, package: str) -> ModuleType:
     """A peer's module, or Skip with its name."""
     if package in ("lightly", "open_clip_torch", "timm", "torchvision"):  # all need it
         _stub_torchvision_ops()
     try:
         return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        what = package if error.name == module.split(".")[0] else f"{error.name}, of {package},"
+        raise Skip(f"{what} is not installed") from error
     except Exception as error:  # a peer may fail to import in any way; that is its own affair
         raise Skip(f"{package} is not importable here ({type(error).__name__}: {error})") from error
 
@@ -158,6 +210,8 @@ NT_XENT = (
     Provider("torch.compile", _compiled, matrices=2.1),
     Provider("lightly", _lightly, matrices=4.3),
     Provider("lightly-formula", _lightly_formula, matrices=4.3),
+    Provider("memeff", _memeff),
+    Provider("cut-cross-entropy", _cut_cross_entropy),
     Provider("pytorch-metric-learning", _metric_learning, 512, "its mask is of O(M³)"),
     Provider("info-nce-pytorch", _info_nce, 512, "explicit negatives are of O(M²·D)"),
 )

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 SECTION = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 COMMANDS = {"cpu": "fastssl bench {bench}", "cuda": "make gpu"}
+NOT_INSTALLED = "not installed"  # of bench/peers.py
 ABSENT = {"cuda": "Not measured yet: no CUDA machine has run `make gpu`.\n"}
 
 
@@ -71,7 +72,20 @@ def times(results: dict[str, Any]) -> str:
             entry = case["providers"].get(name, {})
             row.append(f"{entry['ratio']:.1f}×" if "ratio" in entry else mark(entry))
         rows.append(row)
-    return markdown_table(head + peers, rows) + differences([results]) if rows else ""
+    if not rows:
+        return ""
+    return markdown_table(head + peers, rows) + differences([results]) + absent(results)
+
+
+def absent(results: dict[str, Any]) -> str:
+    """A line that names the peers that were not there to be measured."""
+    skipped = {
+        name
+        for case in results["cases"]
+        for name, entry in case["providers"].items()
+        if NOT_INSTALLED in entry.get("skipped", "")
+    }
+    return f"\nNot installed there: {', '.join(sorted(skipped))}.\n" if skipped else ""
 
 
 def differences(files: list[dict[str, Any]]) -> str:
@@ -180,6 +194,11 @@ def markdown(results: dict[str, Any]) -> str:
     """All that a results file says, for a reader."""
     if "evaluation" in results:
         return judged(results)
+    if "steps" in results:
+        from bench import steps_report
+
+        table = markdown_table(*steps_report.rows(results))
+        return f"{table}\n{steps_report.below(results)}"
     parts = [times(results)]
     table = memory(results)
     if table:
@@ -359,10 +378,14 @@ def write(path: Path) -> list[Path]:
         text += "\n" + goals(results)
     made = [path.with_suffix(".md")]
     made[0].write_text(text)
-    if not results.get("cases") or "task" in results["cases"][0]:  # of one size: a table says it
+    if "steps" in results:
+        from bench.steps_report import plot as draw
+    elif results.get("cases") and "task" not in results["cases"][0]:
+        draw = plot
+    else:  # of one size: a table says it
         return made
     try:
-        plot(results, path.with_suffix(".png"))
+        draw(results, path.with_suffix(".png"))
         made.append(path.with_suffix(".png"))
     except ImportError as error:
         print(f"no plot: {error}", file=sys.stderr)
@@ -391,4 +414,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT)]  # in place of this folder, whose files are no top-level modules
     sys.exit(main(sys.argv[1:]))

@@ -1,19 +1,20 @@
 """``fastssl bench steps``: images a second of whole training steps, and our ops' share of the time.
 
-A step is all there is: views of uint8 images, forward, loss, backward, optimiser, memories. CIFAR's
-shape is measured beside the loop that lightly's documentation shows: Pillow images, torchvision's
-transforms in a DataLoader's workers, float32, lightly's NT-Xent; encoder, head and batch are alike.
+A step is all there is: views of uint8 images, forward, loss, backward, optimiser, memories. In
+turns with it the same step over views that are ready in memory: what lies between the two is what
+views cost. CIFAR's shape is measured beside the loop that lightly's documentation shows: Pillow
+images, torchvision's transforms in a DataLoader's workers, float32, lightly's NT-Xent; encoder,
+head and batch are alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,13 @@ import torch
 from torch import Tensor
 
 import fastssl
-from bench import machine, peers, run
-from bench.harness import Skip
+from bench import machine, peers, report, run
+from bench.harness import Skip, interleave, quantiles, ratio
 from fastssl import backends
 from fastssl.augment import Recipe, View, moco_v2, simclr, swav
-from fastssl.methods import Method
+from fastssl.methods import METHODS, Method
+from fastssl.nn import build_encoder, feature_width, projection_head
 from fastssl.optim import build_optimizer
-from fastssl.training import TrainConfig
-from fastssl.training.build import build_method
 
 RESULTS = run.RESULTS / "local"
 
@@ -44,7 +44,7 @@ class Step:
     source: int  # pixels a side of the images
     batch: int
     optimizer: str = "sgd"
-    queue_size: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # of the method
     peer: bool = False  # lightly's loop beside it
 
 
@@ -73,32 +73,33 @@ STEPS = {
     ),
     "moco": Step(
         "MoCo v2, ResNet-50 at 224²", "moco", "resnet50", lambda: moco_v2(224), 256, 256,
-        queue_size=65_536,
+        options={"queue_size": 65_536},
     ),
-    "swav": Step("SwAV, ResNet-50, 2 + 6 crops", "swav", "resnet50", swav, 256, 64, "lars"),
+    "swav": Step(
+        "SwAV, ResNet-50, 2 + 6 crops", "swav", "resnet50", swav, 256, 64, "lars",
+        options={"prototypes": 3000, "freeze_epochs": 0},
+    ),
 }  # fmt: skip
 
 
 def small(step: Step) -> Step:
     """What a CPU does in a moment."""
     recipe = step.recipe
-    queue = step.queue_size and 32
+    tiny_ones = {"queue_size": 32, "prototypes": 30}
+    options = step.options | {k: n for k, n in tiny_ones.items() if k in step.options}
     return replace(
         step, encoder="small-cnn", recipe=lambda: tiny(recipe()), source=20, batch=8,
-        queue_size=queue,
+        options=options,
     )  # fmt: skip
 
 
 def method_of(step: Step, device: str) -> tuple[Method, torch.optim.Optimizer]:
-    options: dict[str, Any] = {"queue_size": step.queue_size} if step.queue_size else {}
-    if step.method == "swav":
-        options |= {"queue_epoch": 1, "freeze_epochs": 0, "prototypes": 3000}
-    config = TrainConfig(
-        method=step.method, encoder=step.encoder, head="v1", head_hidden=512, head_out=128,
-        temperature=0.1, **options,
-    )  # fmt: skip
-    side = step.recipe().views[0].shape[0]
-    method = build_method(config, (3, side, side))
+    """Of torch alone: settings and runs want packages that a bare CUDA machine lacks."""
+    torch.manual_seed(0)
+    encoder = build_encoder(step.encoder, 3)
+    width = feature_width(encoder, (3, *step.recipe().views[0].shape))
+    head = projection_head("v1", width, 512, 128)
+    method = METHODS[step.method](encoder, head, temperature=0.1, **step.options)
     layout = torch.channels_last if device == "cuda" else torch.preserve_format
     method = method.to(device, memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = build_optimizer(
@@ -107,36 +108,42 @@ def method_of(step: Step, device: str) -> tuple[Method, torch.optim.Optimizer]:
     return method, optimizer
 
 
-def ours(step: Step, device: str) -> Callable[[], None]:
+class Ours:
     """A step by fastssl: images stay where views are made, bfloat16 on a GPU."""
-    method, optimizer = method_of(step, device)
-    recipe = step.recipe()
-    with fastssl.use_backend(None):
-        fused = backends.select("augment", device) != "reference"
-    place = device if fused else "cpu"
-    images = pixels(2 * step.batch, step.source).to(place)
-    half = device == "cuda"
-    count = 0
 
-    def once() -> None:
-        nonlocal count
-        indices = torch.arange(step.batch, device=place) + count % step.batch
+    def __init__(self, step: Step, device: str) -> None:
+        self.step, self.device, self.recipe = step, device, step.recipe()
+        self.method, self.optimizer = method_of(step, device)
+        with fastssl.use_backend(None):
+            fused = backends.select("augment", device) != "reference"
+        self.place = device if fused else "cpu"
+        self.images = pixels(2 * step.batch, step.source).to(self.place)
+        self.half = device == "cuda"
+        self.count = 0
+
+    def views(self) -> list[Tensor]:
+        """Those of the next images."""
+        batch = self.step.batch
+        indices = torch.arange(batch, device=self.place) + self.count % batch
         with fastssl.use_backend(None):  # it has no Triton kernel to be asked for by name
-            views = recipe(
-                images[indices], indices, count,
-                dtype=torch.bfloat16 if half else torch.float32, channels_last=half,
+            views = self.recipe(
+                self.images[indices], indices, self.count,
+                dtype=torch.bfloat16 if self.half else torch.float32, channels_last=self.half,
             )  # fmt: skip
-        views = [view.to(device, non_blocking=True) for view in views]
-        count += 1
-        method.before_step(0.5, 0.5)
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
-            z = [*method.embed(*views), *method.targets(*views)]
-        method.loss(*z).backward()
-        optimizer.step()
-        method.after_step(*(x.detach() for x in z))
+        self.count += 1
+        return [view.to(self.device, non_blocking=True) for view in views]
 
-    return once
+    def learn(self, views: list[Tensor]) -> None:
+        self.method.before_step(0.5, 0.5)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", torch.bfloat16) if self.half else nullcontext():
+            z = [*self.method.embed(*views), *self.method.targets(*views)]
+        self.method.loss(*z).backward()
+        self.optimizer.step()
+        self.method.after_step(*(x.detach() for x in z))
+
+    def __call__(self) -> None:
+        self.learn(self.views())
 
 
 def theirs(step: Step, device: str) -> Callable[[], None]:
@@ -213,13 +220,13 @@ def speed(once: Callable[[], None], batch: int, device: str, seconds: float) -> 
                 return batch * steps / (time.perf_counter() - begin)
 
 
-def share(once: Callable[[], None], device: str) -> float | None:
+def share(once: Callable[[], None], device: str, steps: int) -> float | None:
     """Our ops' share of the device's time; None where the profiler sees none of them."""
     from torch.profiler import ProfilerActivity, profile
 
     cuda = device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA] * cuda + [ProfilerActivity.CPU]) as told:
-        for _ in range(3):
+        for _ in range(steps):
             once()
         if cuda:
             torch.cuda.synchronize()
@@ -231,16 +238,26 @@ def share(once: Callable[[], None], device: str) -> float | None:
 
 
 def measure(name: str, device: str, seconds: float, *, smoke: bool = False) -> dict[str, Any]:
-    """Images a second of ours, our ops' share, and where there is one the peer's speed."""
+    """Images a second of ours, also with the views ready, our ops' share, and where there is one
+    the peer's speed."""
     step = small(STEPS[name]) if smoke else STEPS[name]
-    once = ours(step, device)
+    once = Ours(step, device)
     with fastssl.use_backend(None):
         views = backends.select("augment", device)
+    ready = once.views()
+    times, _ = interleave(
+        {"whole": once, "ready": lambda: once.learn(ready)},
+        device=device, seconds=2 * seconds, span=min(0.5, seconds / 6),
+        rounds=1 if smoke else 30, least=1 if smoke else 3,
+    )  # fmt: skip
+    whole, learning = (quantiles(times[key])["p50"] / 1e3 for key in ("whole", "ready"))
     found: dict[str, Any] = {
         "step": name, "title": step.title, "batch": step.batch, "device": device, "smoke": smoke,
         "views": views if device == "cpu" or views != "reference" else "on the CPU, then copied",
-        "images_per_second": speed(once, step.batch, device, seconds),
-        "share_of_our_ops": share(once, device),
+        "images_per_second": step.batch / whole,
+        "ready_images_per_second": step.batch / learning,
+        "of_ready": 1 / ratio(times["whole"], times["ready"]),
+        "share_of_our_ops": share(once, device, 1 if smoke else 3),
     }  # fmt: skip
     if step.peer:
         try:
@@ -258,11 +275,43 @@ def line(found: dict[str, Any]) -> str:
     said = f"{found['title']}, B={found['batch']}: {found['images_per_second']:.0f} images/s"
     if found["smoke"]:
         said += " (tiny: proves that it runs, no more)"
+    said += f", {found['of_ready']:.0%} of the speed with views ready"
     if of_ours is not None:
         said += f", {of_ours:.0%} of the time in our ops"
     if "ratio" in found:
         said += f"; lightly's loop {found['lightly_images_per_second']:.0f}: {found['ratio']:.1f}×"
+    if "lightly_skipped" in found:
+        said += f"; lightly's loop: {found['lightly_skipped']}"
     return said
+
+
+def goals(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As bench/goals.py judges those of a benchmark; of a GPU, and of nothing tiny."""
+    told = []
+    for step in found:
+        if step["device"] != "cuda" or step["smoke"]:
+            continue
+        for figure, bound, words in (
+            ("of_ready", 0.95, "of the speed with views ready"),
+            ("ratio", 3, "times lightly's loop"),
+        ):
+            if figure in step or (figure == "ratio" and STEPS[step["step"]].peer):
+                value = step.get(figure)
+                met = None if value is None else value >= bound
+                text = f"{step['title']}: ≥ {bound:g} {words}"
+                told.append({"goal": text, "value": value, "met": met})
+    return told
+
+
+def save(found: list[dict[str, Any]], told: dict[str, Any], path: Path) -> None:
+    """The JSON, its table, and where matplotlib is at hand a picture. ``told``: of the machine."""
+    where = "CUDA" if found[0]["device"] == "cuda" else "a CPU"
+    results = {
+        "bench": "steps", "title": f"Whole training steps, on {where}",
+        "machine": told, "steps": found, "goals": goals(found),
+    }  # fmt: skip
+    run.save(results, path)
+    report.write(path)
 
 
 def main(argv: list[str]) -> int:
@@ -279,9 +328,7 @@ def main(argv: list[str]) -> int:
         for name in options.names or STEPS
     ]
     path = options.out or RESULTS / f"steps-{options.device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"machine": machine.describe(options.device), "steps": found}
-    path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    save(found, machine.describe(options.device), path)
     return 0
 
 

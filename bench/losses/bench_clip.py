@@ -64,6 +64,14 @@ def _open_clip(case: Case):
     return peers._peer("open_clip.loss", "open_clip_torch").ClipLoss()
 
 
+def _memeff(case: Case):
+    module = peers._cuda_peer("memeff", "memeff", case)
+    loss = module.MemoryEfficientCLIPLoss(
+        temperature=case.temperature, normalized_inputs=True, stable=False
+    )
+    return lambda image, text, scale: loss(image, text)
+
+
 BENCH = Benchmark(
     name="clip",
     title="CLIP's loss of N pairs, forward + backward",
@@ -74,6 +82,7 @@ BENCH = Benchmark(
         Provider("eager", lambda case: eager, matrices=4.1),
         Provider("torch.compile", lambda case: peers.compiled(eager), matrices=2.1),
         Provider("open_clip", _open_clip, matrices=4.2),
+        Provider("memeff", _memeff, differs="its temperature is a number and has no gradient"),
     ),
     # The similarities and the gradients of either side: three N×N×D products.
     flops=lambda case: 6.0 * case.rows**2 * case.dim,

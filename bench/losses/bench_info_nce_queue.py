@@ -68,6 +68,17 @@ def _info_nce(case: Case):
     return peers._peer("info_nce", "info-nce-pytorch").InfoNCE(temperature=case.temperature)
 
 
+def _cut_cross_entropy(case: Case):
+    lse = peers.row_lse(case)
+
+    def loss(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+        query = F.normalize(query, dim=1) / case.temperature
+        positive = (query.float() * key.float()).sum(1)
+        return (torch.logaddexp(lse(query, queue), positive) - positive).mean()
+
+    return loss
+
+
 BENCH = Benchmark(
     name="info_nce_queue",
     title=f"InfoNCE of {QUERIES} queries against a queue of M keys, forward + backward",
@@ -78,6 +89,7 @@ BENCH = Benchmark(
         Provider("eager", lambda case: functools.partial(eager, temperature=case.temperature)),
         Provider("torch.compile", _compiled),
         Provider("info-nce-pytorch", _info_nce),
+        Provider("cut-cross-entropy", _cut_cross_entropy),
     ),
     # The similarities and the gradient of the queries: two B×K×D products.
     flops=lambda case: 4.0 * min(QUERIES, case.rows) * case.rows * case.dim,
