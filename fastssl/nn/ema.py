@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.nn.walk import holds, tensors_in, tensors_of, unwrapped
-from fastssl.ops import ema_update_
+from fastssl.ops import ema_update_, kept
 from fastssl.ops.ema_update import EmaUpdate
-from fastssl.ops.kept import watched
 
 PLAIN = {Tensor, nn.Parameter}
 
@@ -81,7 +80,7 @@ class Follower(nn.Module):
             ValueError: momentum lies outside [0, 1], or the source is another module.
         """
         source = unwrapped(source)
-        if watched():
+        if kept.watched():
             self._follow_anew(source, momentum)
         elif self._plan is None or not self._plan(self, source, momentum):
             self._plan = None  # not held while the next is made

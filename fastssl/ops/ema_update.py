@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fastssl import backends
 from fastssl import reference as references
+from fastssl.ops import kept
 from fastssl.ops.checks import FLOATS, check_zero_dim
-from fastssl.ops.kept import Kept, has_native, watched
+from fastssl.ops.kept import Kept, has_native
 from fastssl.ops.library import LIBRARY, define
 
 
@@ -56,7 +57,7 @@ def ema_update_(
         return check_pairs(targets, sources)
     backend = _backend(targets)
     # The native kernel checks the rest itself, faster, but does not name the argument.
-    checks_itself = backend == "native" and not watched() and _on_one_device(targets, sources)
+    checks_itself = backend == "native" and not kept.watched() and _on_one_device(targets, sources)
     if not checks_itself:
         check_pairs(targets, sources)
     check_momentum(momentum, targets[0].device)
@@ -88,16 +89,16 @@ class EmaUpdate:
         self._backend = _backend(self.targets)
         self._step: Callable[[Tensor | None, float], bool]
         if self._backend == "native" and has_native("ema_update_again"):
-            kept = torch.ops.fastssl.ema_update_keep(self.targets, self.sources)
-            self._step = partial(torch.ops.fastssl.ema_update_again, kept)
+            held = torch.ops.fastssl.ema_update_keep(self.targets, self.sources)
+            self._step = partial(torch.ops.fastssl.ema_update_again, held)
             return
         launch = None
         if self._backend == "triton":
             triton = import_module("fastssl_kernels.ema_update")
             launch = triton.prepare_ema_update_fwd(self.targets, self.sources)
-        kept = Kept(self.targets + self.sources, len(self.targets))
+        held = Kept(self.targets + self.sources, len(self.targets))
         pairs = self.targets, self.sources
-        self._step = partial(_where_same, kept, launch or partial(_anew, *pairs))
+        self._step = partial(_where_same, held, launch or partial(_anew, *pairs))
 
     def __call__(self, momentum: float | Tensor) -> bool:
         """Take a step. False, and nothing is done: a tensor is not what it was, or another backend
@@ -111,8 +112,8 @@ class EmaUpdate:
         return True
 
 
-def _where_same(kept: Kept, step: Callable, scalar: Tensor | None, momentum: float) -> bool:
-    if not kept.same():
+def _where_same(held: Kept, step: Callable, scalar: Tensor | None, momentum: float) -> bool:
+    if not held.same():
         return False
     step(scalar, momentum)
     return True

@@ -63,13 +63,13 @@ class Layout:
             torch.ops.fastssl.layout(tensors) if self._native else [_facts(t)[1:] for t in tensors]
         )
 
-    def addresses(self, tensors: Sequence[Tensor]) -> Tensor | None:  # [tensors] i64 on the host
+    def addresses(self, tensors: Sequence[Tensor]) -> list[int] | None:
         """Where these lie; None if one is not like that in its place."""
         tensors = list(tensors)
         if not self._native:
             like = [_facts(t)[1:] for t in tensors] == self._kept
-            return torch.tensor([t.data_ptr() for t in tensors]) if like else None
-        found = torch.ops.fastssl.layout_addresses(self._kept, tensors)
+            return [t.data_ptr() for t in tensors] if like else None
+        found = torch.ops.fastssl.layout_addresses(self._kept, tensors).tolist()
         return found if len(found) == len(tensors) else None
 
 

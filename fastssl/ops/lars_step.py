@@ -15,6 +15,7 @@ from fastssl.ops.kept import Kept, Layout
 from fastssl.ops.library import define
 
 ORDERS = ("classic", "torch", "popular")
+PLAIN = {"weight_decay": 0.0, "trust_coefficient": None}
 OPTIONS = (  # of the raw op, in its order
     *("momentum", "weight_decay", "trust_coefficient", "eps"),
     *("order", "nesterov", "separate_norms"),
@@ -99,6 +100,9 @@ class LarsStep:
     they are checked and laid out once, and a step then looks only for whether any has changed. It
     holds all but the gradients.
 
+    Args:
+        plain: of each parameter, whether it has r = 1 and wd = 0, as biases and norms do; none is.
+
     Raises:
         as :func:`lars_step` does.
     """
@@ -109,39 +113,57 @@ class LarsStep:
         grads: Sequence[Tensor],
         velocities: Sequence[Tensor],
         averages: Sequence[Tensor] = (),
+        plain: Sequence[bool] = (),
     ) -> None:
         _check(params, grads, velocities, averages)
-        self._params, self._velocities, self._averages = map(list, (params, velocities, averages))
-        self._written = self._params + self._velocities + self._averages
-        self._backend = backends.select("lars_step", params[0].device.type)
-        self._kept, self._layout = Kept(self._written, len(self._written)), Layout(grads)
+        plain = list(plain) or [False] * len(params)
+        written = [*params, *velocities, *averages]
+        self._written, self._device = written, params[0].device
+        self._backend = backends.select("lars_step", self._device.type)
+        self._kept, self._layout = Kept(written, len(written)), Layout(grads)
         self._launch = None
-        if self._backend == "triton":
+        if self._backend == "triton" and not all(plain):
             triton = import_module("fastssl_kernels.lars_step")
-            self._launch = triton.prepare_lars_step_fwd(params, list(grads), velocities, averages)
+            self._launch = triton.prepare_lars_step_fwd(params, grads, velocities, averages, plain)
+        self._parts: list[tuple] = [
+            (which, *(those(of, plain, which) for of in (params, velocities, averages)))
+            for which in sorted(set(plain))
+        ]
+        self._plain = plain
 
     def __call__(
         self, grads: list[Tensor], lr: float | Tensor, *, ema_momentum: float | Tensor, **options
     ) -> bool:
         """Take a step; the options are those of :func:`lars_step`, all of them. False, and nothing
         is done: a tensor is not what it was, or another backend would serve it now."""
-        device = self._params[0].device
         check_order(options["order"], options["separate_norms"])
-        arguments = _arguments(device, lr, [options[name] for name in OPTIONS], ema_momentum)
+        arguments = _arguments(self._device, lr, [options[name] for name in OPTIONS], ema_momentum)
         addresses = self._layout.addresses(grads)
         if (
             addresses is None
-            or backends.select("lars_step", device.type) != self._backend
+            or backends.select("lars_step", self._device.type) != self._backend
             or not self._kept.same()
         ):
             return False
         if self._launch is not None:
             self._launch(addresses, *arguments)
         else:
-            tensors = self._params, grads, self._velocities, self._averages
-            _backend(self._backend)(*tensors, *arguments)
+            self._by_parts(grads, options, lr, ema_momentum)
         torch.autograd.graph.increment_version(self._written)
         return True
+
+    def _by_parts(self, grads, options, lr, ema_momentum) -> None:
+        """The plain ones by themselves."""
+        step = _backend(self._backend)
+        for plain, params, velocities, averages in self._parts:
+            told = options | (PLAIN if plain else {})
+            arguments = _arguments(self._device, lr, [told[name] for name in OPTIONS], ema_momentum)
+            step(params, those(grads, self._plain, plain), velocities, averages, *arguments)
+
+
+def those(tensors: Sequence[Tensor], plain: Sequence[bool], which: bool) -> list[Tensor]:
+    """Those that are plain, or those that are not."""
+    return [t for t, is_plain in zip(tensors, plain, strict=False) if is_plain == which]
 
 
 def _backend(name: str) -> Callable[..., None]:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastssl.ops import ema_update_, lars_step
-from fastssl.ops.kept import watched
-from fastssl.ops.lars_step import ORDERS, LarsStep, wide_dtype
+from fastssl.ops import ema_update_, kept, lars_step
+from fastssl.ops.lars_step import OPTIONS, ORDERS, PLAIN, LarsStep, those, wide_dtype
 
 
 class LARS(Optimizer):
@@ -135,7 +134,7 @@ class LARS(Optimizer):
                 loss = closure()
         averages = averages or {}
         plan, self._plan = self._plan, None
-        if plan is None or watched() or not plan.serves(self, averages):
+        if plan is None or kept.watched() or not plan.serves(self, averages):
             plan = _Plan(self, averages)
         if plan.step(self, ema_momentum):
             self._plan = plan
@@ -145,12 +144,13 @@ class LARS(Optimizer):
 class _Part:
     """Parameters of a group that step together, all or none with averages."""
 
-    def __init__(self, group: int, excluded: bool) -> None:
-        self.group, self.excluded = group, excluded  # from adaptation and decay
+    def __init__(self, group: int) -> None:
+        self.group = group
         self.params: list[Tensor] = []
         self.grads: list[Any] = []
         self.velocities: list[Tensor] = []
         self.averages: list[Tensor] = []
+        self.plain: list[bool] = []  # neither adapted nor decayed
         self._step: LarsStep | None = None
 
     def find_gradients(self) -> bool:
@@ -160,24 +160,19 @@ class _Part:
 
     def step(self, group: dict[str, Any], ema_momentum: float | Tensor) -> bool:
         """Take a step; whether the next may go as this one did."""
-        adapted = not self.excluded and group["adapt"] is not False
-        options = dict(
-            momentum=group["momentum"],
-            weight_decay=0.0 if self.excluded else group["weight_decay"],
-            trust_coefficient=group["trust_coefficient"] if adapted else None,
-            eps=group["eps"],
-            order=group["order"],
-            nesterov=group["nesterov"],
-            separate_norms=group["separate_norms"],
-            ema_momentum=ema_momentum,
-        )
+        options = {name: group[name] for name in OPTIONS} | {"ema_momentum": ema_momentum}
+        if group["adapt"] is False:
+            options["trust_coefficient"] = None
         grads, self.grads = self.grads, []  # not held
-        tensors = self.params, grads, self.velocities
-        if self._step is None and not watched():
-            self._step = LarsStep(*tensors, self.averages)
+        lists = self.params, grads, self.velocities, self.averages
+        if self._step is None and not kept.watched():
+            self._step = LarsStep(*lists, self.plain)
         if self._step is not None and self._step(grads, group["lr"], **options):
             return True
-        lars_step(*tensors, group["lr"], averages=self.averages, **options)
+        for plain in sorted(set(self.plain)):
+            w, g, v, averages = (those(of, self.plain, plain) for of in lists)
+            told = options | (PLAIN if plain else {})
+            lars_step(w, g, v, group["lr"], averages=averages, **told)
         return False
 
 
@@ -203,8 +198,8 @@ class _Plan:
                 if "velocity" not in state:
                     state["velocity"] = _velocity(w)
                 excluded = group["adapt"] is None and w.dim() <= 1
-                key = i, excluded, w in alone, w.device
-                part = parts.setdefault(key, _Part(i, excluded))
+                part = parts.setdefault((i, w in alone, w.device), _Part(i))
+                part.plain.append(excluded)
                 part.params.append(w)
                 part.grads.append(w.grad)
                 part.velocities.append(state["velocity"])

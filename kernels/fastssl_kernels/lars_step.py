@@ -2,8 +2,8 @@
 
 Sums of squares of pieces of the tensors, each tensor's trust ratio from its pieces' in order, and
 the update of the pieces; without adaptation the update only. What a program needs to know comes
-from two tables in device memory: the pieces, which depend on the tensors' sizes alone, and the
-addresses, which are looked at anew at every call. Nothing here waits for the device, and every
+from two tables in device memory: the pieces, which depend on the tensors' sizes alone, and where
+the tensors lie, which is looked at anew at every call. Nothing here waits for the device, and every
 result is bitwise repeatable.
 """
 
@@ -24,6 +24,7 @@ from fastssl_kernels.similarity_lse_tiles import narrow
 BLOCK = 4096  # elements of a piece
 WARPS = 8
 SPARES = 16  # CUDA graphs' steps that one eager step prepares for
+FIELDS: tl.constexpr = tl.constexpr(5)  # of a tensor in their table
 SUMS = 256  # pieces of a tensor whose sums are added at once
 ORDERS = ("classic", "torch", "popular")
 TYPES = {
@@ -36,28 +37,28 @@ TYPES = {
 
 @triton.jit
 def _pointer(
-    addresses_ptr, tensor, begin, WHICH: tl.constexpr, TYPE: tl.constexpr, ALIGNED: tl.constexpr
+    tensors_ptr, tensor, begin, WHICH: tl.constexpr, TYPE: tl.constexpr, ALIGNED: tl.constexpr
 ):
-    address = tl.load(addresses_ptr + 4 * tensor + WHICH)
+    address = tl.load(tensors_ptr + FIELDS * tensor + WHICH)
     pointer = address.to(tl.pointer_type(TYPE)) + begin
     return tl.multiple_of(pointer, 16) if ALIGNED else pointer
 
 
 @triton.jit
 def _squares(
-    addresses_ptr, tensor, begin, count, param, grad, velocity,
+    tensors_ptr, tensor, begin, count, param, grad, velocity,
     W: tl.constexpr, G: tl.constexpr, REAL: tl.constexpr, WITH_VELOCITY: tl.constexpr,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     offsets = tl.arange(0, BLOCK)
     inside = offsets < count
-    w_ptr = _pointer(addresses_ptr, tensor, begin, 0, W, ALIGNED) + offsets
-    g_ptr = _pointer(addresses_ptr, tensor, begin, 1, G, ALIGNED) + offsets
+    w_ptr = _pointer(tensors_ptr, tensor, begin, 0, W, ALIGNED) + offsets
+    g_ptr = _pointer(tensors_ptr, tensor, begin, 1, G, ALIGNED) + offsets
     w = tl.load(w_ptr, mask=inside, other=0.0).to(REAL)  # [BLOCK]
     d = tl.cast(grad, REAL) * tl.load(g_ptr, mask=inside, other=0.0).to(REAL)
     d += tl.cast(param, REAL) * w
     if WITH_VELOCITY:
-        v_ptr = _pointer(addresses_ptr, tensor, begin, 2, REAL, ALIGNED) + offsets
+        v_ptr = _pointer(tensors_ptr, tensor, begin, 2, REAL, ALIGNED) + offsets
         d += tl.cast(velocity, REAL) * tl.load(v_ptr, mask=inside, other=0.0)
     w = w.to(tl.float64)  # squares may leave float32's range
     d = d.to(tl.float64)
@@ -66,7 +67,7 @@ def _squares(
 
 @triton.jit
 def _lars_step_norms_kernel(
-    addresses_ptr,  # [TENSORS, 4] i64: of parameter, gradient, velocity, average
+    tensors_ptr,  # [TENSORS, FIELDS] i64: addresses of w, g, v and average; whether it is plain
     pieces_ptr,  # [PIECES, 3] i64: tensor, first element, elements
     squares_ptr,  # [PIECES, 2] f64: of the parameter and of what divides
     param: tl.float64,  # what divides is a sum of three with these factors
@@ -83,14 +84,16 @@ def _lars_step_norms_kernel(
     tensor = tl.load(pieces_ptr + 3 * piece)
     begin = tl.load(pieces_ptr + 3 * piece + 1)
     count = tl.load(pieces_ptr + 3 * piece + 2)
+    if tl.load(tensors_ptr + FIELDS * tensor + 4) != 0:
+        return  # a plain one needs no norms
     if count == BLOCK:  # known to be a whole number of vectors
         size, length = _squares(
-            addresses_ptr, tensor, begin, BLOCK, param, grad, velocity,
+            tensors_ptr, tensor, begin, BLOCK, param, grad, velocity,
             W, G, REAL, WITH_VELOCITY, ALIGNED, BLOCK,
         )  # fmt: skip
     else:
         size, length = _squares(
-            addresses_ptr, tensor, begin, count, param, grad, velocity,
+            tensors_ptr, tensor, begin, count, param, grad, velocity,
             W, G, REAL, WITH_VELOCITY, ALIGNED, BLOCK,
         )  # fmt: skip
     tl.store(squares_ptr + 2 * piece, size)
@@ -127,15 +130,15 @@ def _lars_step_ratio_kernel(
 
 @triton.jit
 def _update(
-    addresses_ptr, tensor, begin, count, gain, rate, momentum, decay, m,
+    tensors_ptr, tensor, begin, count, gain, rate, momentum, decay, m,
     W: tl.constexpr, G: tl.constexpr, AVERAGE: tl.constexpr, REAL: tl.constexpr,
     NESTEROV: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     offsets = tl.arange(0, BLOCK)
     inside = offsets < count
-    w_ptr = _pointer(addresses_ptr, tensor, begin, 0, W, ALIGNED) + offsets
-    g_ptr = _pointer(addresses_ptr, tensor, begin, 1, G, ALIGNED) + offsets
-    v_ptr = _pointer(addresses_ptr, tensor, begin, 2, REAL, ALIGNED) + offsets
+    w_ptr = _pointer(tensors_ptr, tensor, begin, 0, W, ALIGNED) + offsets
+    g_ptr = _pointer(tensors_ptr, tensor, begin, 1, G, ALIGNED) + offsets
+    v_ptr = _pointer(tensors_ptr, tensor, begin, 2, REAL, ALIGNED) + offsets
     w = tl.load(w_ptr, mask=inside, other=0.0).to(REAL)  # [BLOCK]
     g = tl.load(g_ptr, mask=inside, other=0.0).to(REAL)
     v = tl.load(v_ptr, mask=inside, other=0.0)
@@ -148,7 +151,7 @@ def _update(
     tl.store(w_ptr, stored, mask=inside)
     if AVERAGE is not None:
         WIDE: tl.constexpr = tl.float64 if tl.float64 == AVERAGE else REAL
-        a_ptr = _pointer(addresses_ptr, tensor, begin, 3, AVERAGE, ALIGNED) + offsets
+        a_ptr = _pointer(tensors_ptr, tensor, begin, 3, AVERAGE, ALIGNED) + offsets
         a = tl.load(a_ptr, mask=inside, other=0.0).to(WIDE)
         w = stored.to(WIDE)  # what others see of it
         near = 1 - m < 0.5  # each end is reached exactly, as the nearer one is where it starts from
@@ -162,7 +165,7 @@ def _update(
 
 @triton.jit
 def _lars_step_fwd_kernel(
-    addresses_ptr,  # [TENSORS, 4] i64
+    tensors_ptr,  # [TENSORS, FIELDS] i64
     pieces_ptr,  # [PIECES, 3] i64
     ratios_ptr,  # [TENSORS] f64, or None: all are 1
     lr_ptr,  # [] or None: 1
@@ -193,6 +196,8 @@ def _lars_step_fwd_kernel(
         m *= tl.load(ema_ptr).to(tl.float64)
     one = tl.full([], 1.0, tl.float64)
     ratio = tl.load(ratios_ptr + tensor) if ratios_ptr is not None else one
+    if tl.load(tensors_ptr + FIELDS * tensor + 4) != 0:  # plain: neither adapted nor decayed
+        ratio, decay = one, 0.0 * one
     if ORDER == "classic":
         gain, rate = lr * ratio, one
     elif ORDER == "torch":
@@ -201,12 +206,12 @@ def _lars_step_fwd_kernel(
         gain, rate = one, lr * ratio
     if count == BLOCK:  # known to be a whole number of vectors
         _update(
-            addresses_ptr, tensor, begin, BLOCK, gain, rate, momentum, decay, m,
+            tensors_ptr, tensor, begin, BLOCK, gain, rate, momentum, decay, m,
             W, G, AVERAGE, REAL, NESTEROV, ALIGNED, BLOCK, INTERPRETED,
         )  # fmt: skip
     else:
         _update(
-            addresses_ptr, tensor, begin, count, gain, rate, momentum, decay, m,
+            tensors_ptr, tensor, begin, count, gain, rate, momentum, decay, m,
             W, G, AVERAGE, REAL, NESTEROV, ALIGNED, BLOCK, INTERPRETED,
         )  # fmt: skip
 
@@ -265,28 +270,31 @@ def prepare_lars_step_fwd(
     grads: Sequence[Tensor],
     velocities: Sequence[Tensor],
     averages: Sequence[Tensor],
+    plain: Sequence[bool],
 ) -> Callable[..., None] | None:
-    """What takes the same step again, given where the gradients then are ([PARAMS] i64 on the host)
-    and the options, as long as all else is as it is now, and lives; None where some tensors are
-    copied on the way."""
+    """What takes the same step again, given where the gradients then are and the options, as long
+    as all else is as it is now, and lives; None where some tensors are copied on the way. Plain
+    parameters are neither adapted nor decayed."""
     alike: dict[tuple, list[tuple[int, tuple[Tensor, ...]]]] = {}
     for i, tensors in _not_empty(params, grads, velocities, averages):
         if not _laid_out_alike(tensors):
             return None
         alike.setdefault(_dtypes(tensors), []).append((i, tensors))
     groups = [
-        (torch.tensor([i for i, _ in held]), _Group([tensors for _, tensors in held]))
+        (
+            [i for i, _ in held],
+            _Group([tensors for _, tensors in held], [plain[i] for i, _ in held]),
+        )
         for held in alike.values()
     ]
-    last = torch.tensor([g.data_ptr() for g in grads])
+    last = [g.data_ptr() for g in grads]
 
-    def launch(addresses: Tensor, *options) -> None:
+    def launch(addresses: list[int], *options) -> None:
         nonlocal last
-        moved = not torch.equal(addresses, last)
-        last = addresses
-        for index, group in groups:
+        moved, last = addresses != last, addresses
+        for places, group in groups:
             if moved:
-                group.move_gradients(addresses[index])
+                group.move_gradients([addresses[i] for i in places])
             group.launch(Options(*options))
 
     return launch
@@ -312,23 +320,24 @@ def _dtypes(tensors: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
 class _Group:
     """Parameters with what goes with them, of the same dtypes each; the first of them is held."""
 
-    def __init__(self, tensors: list[tuple[Tensor, ...]]) -> None:
+    def __init__(self, tensors: list[tuple[Tensor, ...]], plain: Sequence[bool] = ()) -> None:
         self.first = tensors[0][0]
         self.sizes = tuple(of[0].numel() for of in tensors)
         dtypes = _dtypes(tensors[0])
         self.average = TYPES[dtypes[3]] if len(dtypes) > 3 else None
         self.types = {"W": TYPES[dtypes[0]], "G": TYPES[dtypes[1]], "REAL": TYPES[dtypes[2]]}
-        addresses = [[t.data_ptr() for t in (*of, self.first)[:4]] for of in tensors]
-        self._place(torch.tensor(addresses))
+        plain = plain or [False] * len(tensors)
+        table = torch.tensor([[t.data_ptr() for t in (*of, self.first)[:4]] for of in tensors])
+        self._place(torch.cat([table, torch.tensor(plain, dtype=torch.int64)[:, None]], 1))
 
-    def _place(self, addresses: Tensor) -> None:
-        self.addresses = addresses  # [TENSORS, 4] i64 on the host
-        self.key = tuple(addresses.flatten().tolist())
-        self.aligned = not any(address % 16 for address in self.key)
+    def _place(self, table: Tensor) -> None:
+        self.table = table  # [TENSORS, FIELDS] i64 on the host
+        self.key = tuple(table.flatten().tolist())
+        self.aligned = not (table[:, :4] % 16).any().item()
 
-    def move_gradients(self, addresses: Tensor) -> None:
-        moved = self.addresses.clone()
-        moved[:, 1] = addresses
+    def move_gradients(self, addresses: list[int]) -> None:
+        moved = self.table.clone()
+        moved[:, 1] = torch.tensor(addresses)
         self._place(moved)
 
     def launch(self, options: Options) -> None:
@@ -338,7 +347,7 @@ class _Group:
     def _launch(self, options: Options) -> None:
         first = self.first
         pieces = _pieces(self.sizes, BLOCK, first.device)
-        table = _address_table(self.addresses, self.key, first)
+        table = _on_device(self.table, self.key, first)
         meta = self.types | {
             "ALIGNED": self.aligned,
             "BLOCK": BLOCK,
@@ -394,9 +403,10 @@ _spare: dict[int, list[Tensor]] = {}
 _captured: list[tuple[Tensor, Tensor]] = []
 
 
-def _address_table(addresses: Tensor, key: tuple[int, ...], x: Tensor) -> Tensor:
+def _on_device(table: Tensor, key: tuple[int, ...], x: Tensor) -> Tensor:
+    """The table, whose numbers are the key, where x is."""
     if not x.is_cuda:
-        return addresses
+        return table
     if not torch.cuda.is_current_stream_capturing():
         return _sent(key, x.device, torch.cuda.current_stream(x.device).cuda_stream)
     if not _spare.get(len(key)):
@@ -405,16 +415,16 @@ def _address_table(addresses: Tensor, key: tuple[int, ...], x: Tensor) -> Tensor
             "at addresses of their own, before the capture"
         )
     host = _spare[len(key)].pop()
-    host.copy_(addresses.flatten())
+    host.copy_(table.flatten())
     _captured.append((host, host.to(x.device, non_blocking=True)))
     return _captured[-1][1]
 
 
 @functools.lru_cache(maxsize=64)
-def _sent(addresses: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
+def _sent(table: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
     """By stream, which orders a table's last use before the next of its memory."""
-    host = torch.tensor(addresses, pin_memory=True)
-    spare = _spare.setdefault(len(addresses), [])
+    host = torch.tensor(table, pin_memory=True)
+    spare = _spare.setdefault(len(table), [])
     spare += [torch.empty_like(host, pin_memory=True) for _ in range(SPARES - len(spare))]
     return host.to(device, non_blocking=True)
 

@@ -11,7 +11,7 @@ import torch
 
 import fastssl
 from fastssl.ops import lars_step
-from fastssl.ops.lars_step import LarsStep
+from fastssl.ops.lars_step import PLAIN, LarsStep, those
 from fastssl.reference import ema_update
 from tests.ops.test_lars_step import OPTIONS, SETTINGS, check, copies, layouts, tensors, truth
 
@@ -119,8 +119,12 @@ def test_repeatable_and_mixed():
         assert all(torch.equal(t, u) for t, u in zip(of, [*a, *b], strict=True))
 
 
-@pytest.mark.parametrize("gaps", [False, True])
-def test_steps_of_the_same_parameters(gaps):
+@pytest.mark.parametrize(
+    ("plain", "trust", "gaps"),
+    [("none", 0.02, False), ("some", 0.02, False), ("all", 0.02, False), ("some", None, True)],
+)
+def test_steps_of_the_same_parameters(plain, trust, gaps):
+    """Biases and norms among them, in the same launches; gradients lie elsewhere each time."""
     parts = [made(SHAPES, F32, None, F32), made([(5, 7), (40, 11)], F64, BF16, F32)]
     start = copies([*a, *b] for a, b in zip(*parts, strict=True))
     if gaps:  # which are copied anew at every step
@@ -128,15 +132,20 @@ def test_steps_of_the_same_parameters(gaps):
     start[3][4] = start[0][4]  # a parameter's own average
     again = copies(start)
     again[3][4] = again[0][4]
+    flags = [{"none": False, "some": i % 2 == 0, "all": True}[plain] for i in range(len(start[0]))]
     options = SETTINGS | dict(eps=0.0, order="torch", nesterov=False, separate_norms=False)
+    options["trust_coefficient"] = trust
+    held = []  # so that no address comes again
     with fastssl.use_backend("triton"):
-        step, held = LarsStep(*start), []
-        for i in range(5):
-            if i != 3:  # gradients lie elsewhere each time, but for once
-                grads = [g.clone() for g in start[1]]
-                held.append(grads)  # so that no address comes again
-            assert step(grads, 0.5 / (1 + i), ema_momentum=0.5, **options)
-            triton((again[0], grads, *again[2:]), 0.5 / (1 + i), 0.5, order="torch")
+        step = LarsStep(*start, flags)
+        for i in range(4):
+            if i != 2:
+                held.append([g.clone() for g in start[1]])
+            grads, lr = held[-1], 0.5 / (1 + i)
+            assert step(grads, lr, ema_momentum=0.5, **options)
+            for which in set(flags):
+                lists = [those(of, flags, which) for of in (again[0], grads, *again[2:])]
+                triton(lists, lr, 0.5, **options | (PLAIN if which else {}))
             for of in (0, 2, 3):
                 assert all(map(torch.equal, start[of], again[of]))
         assert not step([g.double() for g in grads], 0.5, ema_momentum=0.5, **options)
