@@ -56,9 +56,11 @@ class Count(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket._qualified_op_name.split("::")
         views = any(r.alias_info and not r.alias_info.is_write for r in function._schema.returns)
-        if name[0] == "aten" and name[1] not in FREE and not views:
+        result = function(*args, **(kwargs or {}))
+        empty = isinstance(result, Tensor) and not result.numel()
+        if name[0] == "aten" and name[1] not in FREE and not views and not empty:
             self.torch.append(name[1])
-        return function(*args, **(kwargs or {}))
+        return result
 
 
 def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
@@ -72,7 +74,12 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
         return torch.randn(*(shape or (N, D))).requires_grad_()
 
     def loss(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], Callable[[], Any]]:
-        return lambda: lambda: function(*inputs)
+        def call() -> Tensor:
+            for x in inputs:
+                x.grad = None  # as at the start of a step: nothing to add to
+            return function(*inputs)
+
+        return lambda: call
 
     def average() -> Callable[[], Any]:
         model = torch.nn.Sequential(torch.nn.Linear(D, D), torch.nn.BatchNorm1d(D))

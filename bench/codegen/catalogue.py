@@ -11,6 +11,8 @@ from fastssl_kernels import (
     lars_step,
     prototype_cross_entropy,
     similarity_lse,
+    similarity_lse_loss,
+    similarity_lse_pairs,
     similarity_softplus,
     similarity_topk,
     sinkhorn,
@@ -46,17 +48,41 @@ def similarity(
     scale = torch.tensor(10.0) if learned else None
     symmetric = k is None
     options = (10.0, True, 0 if symmetric else None, m // 2 if symmetric else 0, symmetric)
+    pairs = None
+    if mean:  # MoCo's positives are no columns
+        pairs, options = torch.empty_like(x), (10.0, True, None, None, False)
     made = record(
         similarity_lse, device(chip), "launch_similarity_lse_fwd",
-        x, y, scale, *options, columns, mean,
+        x, y, scale, *options, columns, mean, pairs,
     )  # fmt: skip
-    if not mean:  # else the gradient is the mean's
+    if mean:
+        means, needs = torch.empty(m, d), (True, False, learned)
+        made += record(
+            similarity_lse_pairs, device(chip), "launch_similarity_lse_pairs_bwd",
+            lse, lse, x, pairs, scale, means, 10.0, True, *needs,
+        )  # fmt: skip
+    else:
         sums = (lse, column_lse)
         made += record(
             similarity_lse, device(chip), "launch_similarity_lse_bwd",
             lse, *sums, x, y, scale, *sums, *options, True, not symmetric, learned,
         )  # fmt: skip
     return made
+
+
+def loss(chip: Chip, m: int = 8192, columns: bool = False) -> list[Launch]:
+    """The mean of the rows' losses, and of the columns' where they have any."""
+    pair, module = torch.empty(m, dtype=torch.float64), (similarity_lse_loss, device(chip))
+    sums = (pair, pair, pair if columns else None)
+    return [
+        *record(*module, "launch_similarity_lse_loss_fwd", *sums),
+        *record(*module, "launch_similarity_lse_loss_bwd", torch.empty(()), *sums),
+    ]
+
+
+def contrast(chip: Chip, m: int, **options) -> list[Launch]:
+    """A whole loss and its gradients."""
+    return similarity(chip, m, **options) + loss(chip, m)
 
 
 def softplus(chip: Chip, m: int = 8192, k: int = 8192, d: int = 128, dtype=BF16) -> list[Launch]:
@@ -141,6 +167,8 @@ SHIPPED = [
         Case(f"moco D={d}", similarity, {"m": 256, "k": 65536, "d": d, "mean": True})
         for d in (64, 128, 256)
     ),
+    *(Case(f"loss M={m}", loss, {"m": m}) for m in (256, 8192)),
+    Case("loss both ways", loss, {"columns": True}),
     Case("siglip", softplus),
     Case("knn", topk),
     Case("sinkhorn", sinkhorn_plan),
@@ -179,7 +207,7 @@ def _bytes(n: float) -> Callable[[Chip], float]:
 
 def _nt_xent(m: int, goal: float) -> Whole:
     # Goals are set by the full matrix: one product forward, two backward.
-    return Whole(f"NT-Xent M={m:,} fwd+bwd", similarity, {"m": m}, goal, _products(m, m, 3))
+    return Whole(f"NT-Xent M={m:,} fwd+bwd", contrast, {"m": m}, goal, _products(m, m, 3))
 
 
 GOALS = [
@@ -187,7 +215,7 @@ GOALS = [
     _nt_xent(65_536, 6.4),
     _nt_xent(1_048_576, 1700.0),
     Whole(
-        "MoCo 256×65,536 loss + dq", similarity, {"m": 256, "k": 65536, "mean": True},
+        "MoCo 256×65,536 loss + dq", contrast, {"m": 256, "k": 65536, "mean": True},
         0.035, _products(256, 65536, 2),
     ),
     Whole("Sinkhorn 2048×65,536", sinkhorn_plan, {}, 0.62 / 0.8, _bytes(20.0 * 2048 * 65536)),

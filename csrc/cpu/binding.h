@@ -121,12 +121,14 @@ struct PreparedRows {
 template <class Real>
 struct Prepared {
   Tensor source_y;  // where y is read from its source only
+  Tensor source_pairs;
   std::optional<PreparedRows<Real>> x, y;
   LseProblem<Real> problem;
   double bound;  // of all exponents; NaN if anything is not finite
   bool valid;
 
-  Prepared(const Tensor& tx, const std::optional<Tensor>& ty, const Options& o, bool by_tiles) {
+  Prepared(const Tensor& tx, const std::optional<Tensor>& ty, const Options& o, bool by_tiles,
+           const std::optional<Tensor>& pairs = std::nullopt) {
     const auto& k = kernels<Real>();
     const int64_t d = tx.size(1), m = tx.size(0), columns = ty ? ty->size(0) : m;
     const int64_t block = k.block(m < columns ? m : columns);
@@ -151,6 +153,7 @@ struct Prepared {
     Rows<Real> rows_y = y ? y->view() : x->view();
     if (ty && !y)
       rows_y = {nullptr, static_cast<const Real*>(source_y.const_data_ptr()), nullptr, columns};
+    if (pairs) source_pairs = torch::stable::contiguous(torch::stable::to(*pairs, kType<Real>));
     problem = {.x = x->view(),
                .y = rows_y,
                .d = d,
@@ -164,7 +167,8 @@ struct Prepared {
                .cut = sizeof(Real) == 8 ? d : bound <= 8 ? 128 : 64,
                .excluded = {o.self_offset.value_or(-1),
                             o.exclude_pair ? o.pair_offset.value_or(-1) : -1},
-               .pair = o.pair_offset.value_or(-1)};
+               .pair = pairs ? 0 : o.pair_offset.value_or(-1),
+               .pairs = pairs ? static_cast<const Real*>(source_pairs.const_data_ptr()) : nullptr};
   }
 };
 

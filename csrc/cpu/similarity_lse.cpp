@@ -14,19 +14,19 @@ namespace {
 // Calls `run` with the inputs prepared in float, or in double where float has too few digits.
 template <class Run>
 auto prepared(const Tensor& x, const std::optional<Tensor>& y, const Options& options,
-              bool by_tiles, const Run& run) {
+              bool by_tiles, const std::optional<Tensor>& pairs, const Run& run) {
   const bool small = !options.normalize || std::fabs(options.scale) * kLog2E <= kFloatBound;
   if (small && x.scalar_type() != ScalarType::Double) {
-    const Prepared<float> p(x, y, options, by_tiles);
+    const Prepared<float> p(x, y, options, by_tiles, pairs);
     if (p.problem.bounded || p.bound != p.bound) return run(p);
   }
-  return run(Prepared<double>(x, y, options, by_tiles));
+  return run(Prepared<double>(x, y, options, by_tiles, pairs));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> y, std::optional<Tensor> scale, double factor, bool normalize,
     std::optional<int64_t> self_offset, std::optional<int64_t> pair_offset, bool exclude_pair,
-    bool columns, bool with_mean) {
+    bool columns, bool with_mean, std::optional<Tensor> pairs) {
   const int64_t m = x.size(0), k = columns ? y->size(0) : 0;
   const Options options = {value_of(scale, factor), normalize, self_offset, pair_offset,
                            exclude_pair, columns};
@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
   Tensor column_lse = vector(x, k, ScalarType::Double);
   Tensor mean = with_mean ? torch::stable::new_empty(x, {m, x.size(1)}, ScalarType::Float)
                           : vector(x, 0, ScalarType::Float);
-  const bool valid = prepared(x, y, options, with_mean, [&]<class Real>(const Prepared<Real>& p) {
+  const auto run = [&]<class Real>(const Prepared<Real>& p) {
     const auto& kernel = kernels<Real>();
     if (!p.valid) return false;
     if (with_mean)
@@ -46,8 +46,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     kernel.forward(runtime(), p.problem, panels.get(), mutable_doubles(lse),
                    mutable_doubles(column_lse), mutable_doubles(pair));
     return true;
-  });
-  if (!valid)
+  };
+  if (!prepared(x, y, options, with_mean, pairs, run))
     for (auto* result : {&lse, &pair, &column_lse, &mean}) torch::stable::fill_(*result, kNaN);
   for (int64_t i = 0; i < m; ++i) {
     mutable_doubles(lse)[i] *= kLn2;
@@ -72,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(
 
   const auto none = [&] { return vector(x, 0, x.scalar_type()); };
   Tensor d_x = none(), d_y = none(), d_scale = none();
-  prepared(x, y, options, false, [&]<class Real>(const Prepared<Real>& p) {
+  prepared(x, y, options, false, std::nullopt, [&]<class Real>(const Prepared<Real>& p) {
     const auto& kernel = kernels<Real>();
     std::optional<GradientRows<Real>> rows_x, rows_y;
     if (need_x || need_scale) rows_x.emplace(x, kernel.width);

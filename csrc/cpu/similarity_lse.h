@@ -40,6 +40,7 @@ struct LseProblem {
   int64_t cut;           // features summed in one go: long sums lose digits that scale multiplies
   int64_t excluded[2];   // row i may not see column (i + offset) mod K; -1: none
   int64_t pair;          // row i's pair is column (i + pair) mod K; -1: none
+  const Real* pairs;     // [M, d] as they came: row i's pair is row i of these instead; or null
 };
 
 // Upstream gradients of a backward, and where its results go.

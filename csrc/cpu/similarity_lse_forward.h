@@ -34,11 +34,11 @@ struct Exclusions {
 // x_i · y_pair(i), with all digits that the inputs have: losses are differences from it.
 FASTSSL_INLINE double pair_of(const LseProblem<real>& p, int64_t i) {
   const int64_t j = (i + p.pair) % p.y.count;
-  const real* y = p.y.source + j * p.d;
+  const real* y = p.pairs ? p.pairs + i * p.d : p.y.source + j * p.d;
   const double product = exact_dot(p.x.source + i * p.d, y, p.d);
-  if (!p.normalized) return product;
+  if (!p.normalized) return product - product == 0 ? product : __builtin_nan("");
   return product * p.x.inv_norm[i] *
-         (p.y.inv_norm ? p.y.inv_norm[j] : inverse_of(norm_of(y, p.d)));
+         (p.y.inv_norm && !p.pairs ? p.y.inv_norm[j] : inverse_of(norm_of(y, p.d)));
 }
 
 // What an entry of the matrix is to its sums, as a function of x·y and where that is bounded; what

@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastssl.distributed import Local
+from fastssl import reference as references
+from fastssl.distributed import LOCAL, Local
+from fastssl.ops import similarity_lse_loss
 from fastssl.ops.checks import FLOATS, check_zero_dim
 from fastssl.reference.similarity_lse import NORM_EPS, unit_rows
 
@@ -151,6 +153,17 @@ def reduce(
     if reduction == "none":
         return loss
     raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
+
+
+def pair_loss(
+    pair: Tensor, *lse: Tensor, reduction: Reduction = "mean", ranks: Local, like: Tensor
+) -> Tensor:
+    """``softplus(lse_i − pair_i)``, the mean over several ``lse``, reduced over the rows of all
+    ranks; in the dtype of losses of embeddings ``like`` these."""
+    if ranks is LOCAL and reduction == "mean" and loss_dtype(like) == torch.float32:
+        return similarity_lse_loss(pair, *lse)
+    rows = references.similarity_lse_loss(pair, *lse)
+    return reduce(rows, reduction, ranks=ranks).to(loss_dtype(like))
 
 
 def loss_dtype(z: Tensor) -> torch.dtype:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastssl.distributed import Group, Local, agree
@@ -17,6 +16,7 @@ from fastssl.functional.common import (
     check_temperature,
     inverse_temperature,
     loss_dtype,
+    pair_loss,
     reduce,
     similarities,
 )
@@ -67,8 +67,7 @@ def nt_xent(
     ranks = agree(group, ring, _check_views, z0=z0, z1=z1, temperature=temperature)
     scale = inverse_temperature(temperature)
     negatives, positive = _two_views(z0, z1, scale, normalize, ranks)
-    loss = F.softplus(negatives - positive)  # [2N]
-    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(z0))
+    return pair_loss(positive, negatives, reduction=reduction, ranks=ranks, like=z0)
 
 
 def info_nce(
@@ -131,25 +130,25 @@ def info_nce(
         symmetric=symmetric,
     )
     scale = inverse_temperature(temperature)
+    others: list[Tensor] = []  # the other direction's log-sum-exp
     if negative_keys is None:
         own: dict[str, Any] = {"normalize": normalize, "pair_offset": 0, "exclude_pair": True}
         if symmetric:
-            negatives, positive, others = ranks.similarity_lse_both(
+            negatives, positive, *others = ranks.similarity_lse_both(
                 query, positive_key, scale, **own
             )
-            loss = (F.softplus(negatives - positive) + F.softplus(others - positive)) / 2
-            return reduce(loss, reduction, ranks=ranks).to(loss_dtype(query))
-        negatives, positive = ranks.similarity_lse(query, positive_key, scale, **own)
+        else:
+            negatives, positive = ranks.similarity_lse(query, positive_key, scale, **own)
+    elif negative_keys.dim() == 2:
+        negatives, positive = similarity_lse(
+            query, negative_keys, scale, normalize=normalize, pairs=positive_key
+        )
     else:
         queries = query[:, None]  # [N, 1, D]
         positive = scale * similarities(queries, positive_key[:, None], normalize)[:, 0, 0]
-        if negative_keys.dim() == 2:
-            negatives, _ = similarity_lse(query, negative_keys, scale, normalize=normalize)
-        else:
-            logits = scale * similarities(queries, negative_keys, normalize)[:, 0]  # [N, K]
-            negatives = logits.logsumexp(dim=1)
-    loss = F.softplus(negatives - positive)  # [N]
-    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(query))
+        logits = scale * similarities(queries, negative_keys, normalize)[:, 0]  # [N, K]
+        negatives = logits.logsumexp(dim=1)
+    return pair_loss(positive, negatives, *others, reduction=reduction, ranks=ranks, like=query)
 
 
 def dcl(

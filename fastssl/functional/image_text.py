@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastssl.distributed import Group, agree
-from fastssl.functional.common import check_alike, check_scalar, loss_dtype
+from fastssl.functional.common import check_alike, check_scalar, loss_dtype, pair_loss
 
 
 def clip_loss(
@@ -60,7 +59,7 @@ def clip_loss(
     texts, pair, images = ranks.similarity_lse_both(
         image_features, text_features, logit_scale, pair_offset=0, exclude_pair=True
     )
-    loss = ranks.mean(F.softplus(texts - pair) + F.softplus(images - pair)) / 2
+    loss = pair_loss(pair, texts, images, ranks=ranks, like=image_features)
     if logit_bias is not None:
         loss = loss + 0 * logit_bias  # keeps the parameter in the graph, with gradient zero
     return loss.to(loss_dtype(image_features))

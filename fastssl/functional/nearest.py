@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastssl.distributed import Group, agree
@@ -14,8 +13,7 @@ from fastssl.functional.common import (
     check_companion,
     check_temperature,
     inverse_temperature,
-    loss_dtype,
-    reduce,
+    pair_loss,
 )
 from fastssl.ops import similarity_topk
 
@@ -75,8 +73,7 @@ def nnclr(
     own: dict[str, Any] = {"normalize": normalize, "pair_offset": 0, "exclude_pair": True}
     scale = inverse_temperature(temperature)
     negatives, positive = ranks.similarity_lse(neighbours, prediction, scale, **own)
-    loss = F.softplus(negatives - positive)  # [N]
-    return reduce(loss, reduction, ranks=ranks).to(loss_dtype(prediction))
+    return pair_loss(positive, negatives, reduction=reduction, ranks=ranks, like=prediction)
 
 
 def _check(

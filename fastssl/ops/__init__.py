@@ -7,6 +7,7 @@ from fastssl.ops.lars_step import lars_step
 from fastssl.ops.prototype_cross_entropy import prototype_cross_entropy
 from fastssl.ops.prototype_linear import prototype_linear_cross_entropy
 from fastssl.ops.similarity_lse import similarity_lse, similarity_lse_both
+from fastssl.ops.similarity_lse_loss import similarity_lse_loss
 from fastssl.ops.similarity_softplus import similarity_softplus
 from fastssl.ops.similarity_topk import similarity_topk
 from fastssl.ops.sinkhorn import sinkhorn, sinkhorn_columns, sinkhorn_potentials
@@ -21,6 +22,7 @@ __all__ = [
     "prototype_linear_cross_entropy",
     "similarity_lse",
     "similarity_lse_both",
+    "similarity_lse_loss",
     "similarity_softplus",
     "similarity_topk",
     "sinkhorn",

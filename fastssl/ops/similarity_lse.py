@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from fastssl import backends
 from fastssl import reference as references
-from fastssl.ops.checks import check_matrix
+from fastssl.ops.checks import check_matrix, check_rows
 from fastssl.ops.library import define
 
 
@@ -21,6 +21,7 @@ def similarity_lse(
     self_offset: int | None = None,
     pair_offset: int | None = None,
     exclude_pair: bool = False,
+    pairs: Tensor | None = None,  # [M, D]
 ) -> tuple[Tensor, Tensor]:
     """Row-wise log-sum-exp of a similarity matrix that is never written.
 
@@ -39,6 +40,7 @@ def similarity_lse(
         pair_offset: row i's pair is column ``(i + pair_offset) mod K``; None: no pairs, and the
             second result is zero.
         exclude_pair: leave the pair out of the sum as well.
+        pairs: row i's pair is row i of these, which is no column; shape, dtype and device of ``x``.
 
     Returns:
         ``(lse, pair)``, each of shape [M], float64 (float32 on devices without it): logits in
@@ -53,12 +55,23 @@ def similarity_lse(
     Raises:
         TypeError: ``x`` or ``y`` is not a floating-point tensor, or their dtypes differ.
         ValueError: wrong number of dimensions, widths or devices that differ, no rows, no
-            columns, no features, an offset outside [0, K).
+            columns, no features, an offset outside [0, K), both pair_offset and pairs.
         BackendError: a backend was asked for that cannot serve these tensors.
     """
     check_matrix(x, y, scale, self_offset, pair_offset, exclude_pair)
+    if pairs is not None:
+        check_rows(x=x, pairs=pairs)
+        if pairs.shape != x.shape:
+            raise ValueError(
+                f"pairs must have the shape of x, {list(x.shape)}, not {list(pairs.shape)}"
+            )
+        if pair_offset is not None:
+            raise ValueError(
+                f"pairs are rows of their own or columns: pair_offset must be None, "
+                f"not {pair_offset}"
+            )
     lse, pair, _ = _similarity_lse(
-        x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns=False
+        x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns=False, pairs=pairs
     )
     return lse, pair
 
@@ -91,7 +104,7 @@ def similarity_lse_both(
 
 
 def _similarity_lse(
-    x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns
+    x, y, scale, normalize, self_offset, pair_offset, exclude_pair, columns, pairs=None
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend = backends.select("similarity_lse", x.device.type)
     if backend == "reference" or (x.dtype == torch.float64 and backend != "native"):
@@ -103,6 +116,7 @@ def _similarity_lse(
             self_offset=self_offset,
             pair_offset=pair_offset,
             exclude_pair=exclude_pair,
+            pairs=pairs,
         )
     tensor_scale = scale if isinstance(scale, Tensor) else None
     factor = 1.0 if isinstance(scale, Tensor) else float(scale)
@@ -111,24 +125,25 @@ def _similarity_lse(
     frozen = y is not None and not y.requires_grad and learning and torch.is_grad_enabled()
     frozen = frozen and not columns and x.dtype != torch.float64  # means are float32
     options = (factor, normalize, self_offset, pair_offset, exclude_pair)
-    return _SimilarityLse.apply(x, y, tensor_scale, *options, columns, frozen, backend)
+    return _SimilarityLse.apply(x, y, pairs, tensor_scale, *options, columns, frozen, backend)
 
 
 class _SimilarityLse(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns, mean,
-        backend,
+        ctx, x, y, pairs, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns,
+        mean, backend,
     ):  # fmt: skip
         options = (factor, normalize, self_offset, pair_offset, exclude_pair)
         lse, pair, column_lse, means = backends.raw("similarity_lse_fwd", backend)(
-            x, y, scale, *options, columns, mean
+            x, y, scale, *options, columns, mean, pairs
         )
         if mean:  # nothing of y itself, so that a queue may move on before the backward
-            y = None if pair_offset is None else y[_partners(x, y, pair_offset)]
-        ctx.save_for_backward(x, y, scale, lse, column_lse if columns else None, means)
+            pairs = pairs if pair_offset is None else y[_partners(x, y, pair_offset)]
+            y = None
+        ctx.save_for_backward(x, y, pairs, scale, lse, column_lse if columns else None, means)
         ctx.options, ctx.columns, ctx.mean, ctx.backend = options, columns, mean, backend
-        unused = [pair] if pair_offset is None else []
+        unused = [pair] if pair_offset is None and pairs is None else []
         unused += [] if columns else [column_lse]
         ctx.mark_non_differentiable(*unused)
         return lse, pair, column_lse
@@ -136,20 +151,27 @@ class _SimilarityLse(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_lse, d_pair, d_column_lse):
-        x, y, scale, lse, column_lse, means = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        if ctx.mean:
-            d_x, d_scale = _bwd_from_mean(d_lse, d_pair, x, y, scale, means, *ctx.options)
-            d_y = None
-        else:
+        x, y, pairs, scale, lse, column_lse, means = ctx.saved_tensors
+        need_x, need_y, need_pairs, need_scale = ctx.needs_input_grad[:4]
+        factor, normalize, *_ = ctx.options
+        d_x = d_y = d_pairs = d_scale = None
+        if not ctx.mean and (need_x or need_y or need_scale):
             d_x, d_y, d_scale = backends.raw("similarity_lse_bwd", ctx.backend)(
                 d_lse, d_pair, d_column_lse if ctx.columns else None,
-                x, y, scale, lse, column_lse, *ctx.options, *needs,
+                x, y, scale, lse, column_lse, *ctx.options, need_x, need_y, need_scale,
             )  # fmt: skip
+        if ctx.mean or pairs is not None:
+            of_x, d_pairs, of_scale = backends.raw("similarity_lse_pairs_bwd", ctx.backend)(
+                d_lse, d_pair, x, pairs, scale, means if ctx.mean else None, factor, normalize,
+                need_x, need_pairs, need_scale,
+            )  # fmt: skip
+            d_x = of_x if d_x is None else d_x + of_x
+            d_scale = of_scale if d_scale is None else d_scale + of_scale
         return (
-            d_x if needs[0] else None,
-            d_y if needs[1] else None,
-            d_scale if needs[2] else None,
+            d_x if need_x else None,
+            d_y if need_y else None,
+            d_pairs if need_pairs else None,
+            d_scale if need_scale else None,
             *[None] * 8,
         )
 
@@ -158,36 +180,47 @@ def _partners(x, y, pair_offset):
     return (torch.arange(len(x), device=x.device) + pair_offset) % len(y)
 
 
-def _bwd_from_mean(
+def _reference_pairs_bwd(
     d_lse,  # [M]
     d_pair,  # [M]
     x,  # [M, D]
-    pairs,  # [M, D] of y, or None
+    pairs,  # [M, D], or None
     scale,
-    mean,  # [M, D] Σ_j p_ij y_j, y normalised where x is
+    mean,  # [M, D] Σ_j p_ij y_j, y normalised where x is; or None
     factor,
     normalize,
-    self_offset,
-    pair_offset,
-    exclude_pair,
+    need_x,
+    need_pairs,
+    need_scale,
 ):
-    """The gradients of x and scale where the forward kept each row's softmax-weighted mean."""
-    rows = x.double()
-    if normalize:
-        inverse = references.inverse_norms(rows)  # [M, 1]
-        rows = rows * inverse
-    direction = d_lse[:, None] * mean  # [M, D]
-    if pairs is not None:
-        pairs = pairs.double()
+    """The gradients of ``d_lse_i · x_i·mean_i + d_pair_i · x_i·pairs_i``, scaled: what is left of
+    the op's where the forward kept each row's softmax-weighted mean, and the part of pairs that
+    are no columns."""
+
+    def turned(vectors):
+        wide = vectors.double()
+        inverse = references.inverse_norms(wide) if normalize else 1.0  # [M, 1]
+        return wide * inverse, inverse
+
+    def back(unit, inverse, direction, like):
         if normalize:
-            pairs = pairs * references.inverse_norms(pairs)
-        direction = direction + d_pair[:, None] * pairs
-    along = (rows * direction).sum(1, keepdim=True)  # [M, 1]
-    d_scale = None if scale is None else (along.sum() * factor).to(scale.dtype)
-    if normalize:
-        direction = (direction - rows * along) * inverse
+            direction = (direction - unit * (unit * direction).sum(1, keepdim=True)) * inverse
+        return (direction * gain).to(like.dtype).contiguous()
+
     gain = factor if scale is None else scale * factor
-    return (direction * gain).to(x.dtype), d_scale
+    rows, inverse = turned(x)
+    direction = 0.0 if mean is None else d_lse[:, None] * mean  # [M, D]
+    d_x, d_pairs, d_scale = (x.new_empty(0) for _ in range(3))
+    if pairs is not None:
+        others, inverse_other = turned(pairs)
+        direction = d_pair[:, None] * others + direction
+        if need_pairs:
+            d_pairs = back(others, inverse_other, d_pair[:, None] * rows, pairs)
+    if need_x:
+        d_x = back(rows, inverse, direction, x)
+    if need_scale:
+        d_scale = ((rows * direction).sum() * factor).to(scale.dtype)
+    return d_x, d_pairs, d_scale
 
 
 _OPTIONS = (
@@ -196,8 +229,9 @@ _OPTIONS = (
 
 
 def _fwd_fake(
-    x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns, mean
-):
+    x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns, mean,
+    pairs=None,
+):  # fmt: skip
     def vector(length):
         return x.new_empty(length, dtype=torch.float64)
 
@@ -210,18 +244,31 @@ def _fwd_fake(
     )
 
 
+def _gradient_fake(like, needed):
+    # What is not needed comes back as an empty tensor.
+    if not needed:
+        return like.new_empty(0)
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
 def _bwd_fake(
     d_lse, d_pair, d_column_lse, x, y, scale, lse, column_lse,
     factor, normalize, self_offset, pair_offset, exclude_pair, need_x, need_y, need_scale,
 ):  # fmt: skip
-    # What is not needed comes back as an empty tensor.
-    d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0)
-    d_y = torch.empty_like(y, memory_format=torch.contiguous_format) if need_y else x.new_empty(0)
+    d_y = _gradient_fake(y, True) if need_y else x.new_empty(0)
     d_scale = torch.empty_like(scale) if need_scale else x.new_empty(0)
-    return d_x, d_y, d_scale
+    return _gradient_fake(x, need_x), d_y, d_scale
 
 
-def _reference(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair):
+def _pairs_bwd_fake(
+    d_lse, d_pair, x, pairs, scale, mean, factor, normalize, need_x, need_pairs, need_scale
+):
+    d_pairs = _gradient_fake(x, need_pairs)
+    d_scale = torch.empty_like(scale) if need_scale else x.new_empty(0)
+    return _gradient_fake(x, need_x), d_pairs, d_scale
+
+
+def _reference(x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, pairs=None):
     return references.similarity_lse_both(
         x,
         y,
@@ -230,22 +277,25 @@ def _reference(x, y, scale, factor, normalize, self_offset, pair_offset, exclude
         self_offset=self_offset,
         pair_offset=pair_offset,
         exclude_pair=exclude_pair,
+        pairs=pairs,
     )
 
 
-def _reference_fwd(x, y, scale, *options_columns_mean):
-    *options, columns, mean = options_columns_mean
-    lse, pair, column_lse = _reference(x, y, scale, *options)
+def _reference_fwd(
+    x, y, scale, factor, normalize, self_offset, pair_offset, exclude_pair, columns, mean,
+    pairs=None,
+):  # fmt: skip
+    options = (factor, normalize, self_offset, pair_offset, exclude_pair)
+    lse, pair, column_lse = _reference(x, y, scale, *options, pairs)
     means = x.new_empty(0, dtype=torch.float32)
     if mean:  # it is the gradient of lse for x where the scale is 1 and x is not normalised
-        factor, normalize, *rest = options
         gain = factor if scale is None else scale.double() * factor
         rows, others = x.detach().double(), y.detach().double()
         if normalize:
             rows, others = references.unit_rows(rows), references.unit_rows(others)
         rows = (rows * gain).requires_grad_()
         with torch.enable_grad():
-            again = _reference(rows, others, None, 1.0, False, *rest)[0]
+            again = _reference(rows, others, None, 1.0, False, *options[2:])[0]
         means = torch.autograd.grad(again.sum(), rows)[0].float()
     return lse, pair, column_lse if columns else column_lse.new_empty(0), means
 
@@ -272,8 +322,8 @@ def _reference_bwd(
 
 
 define(
-    f"similarity_lse_fwd(Tensor x, Tensor? y, Tensor? scale, {_OPTIONS}, bool columns, bool mean) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    f"similarity_lse_fwd(Tensor x, Tensor? y, Tensor? scale, {_OPTIONS}, bool columns, bool mean, "
+    "Tensor? pairs=None) -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fwd_fake,
     reference=_reference_fwd,
     module="similarity_lse",
@@ -285,5 +335,13 @@ define(
     fake=_bwd_fake,
     reference=_reference_bwd,
     module="similarity_lse",
+)
+define(
+    "similarity_lse_pairs_bwd(Tensor d_lse, Tensor d_pair, Tensor x, Tensor? pairs, Tensor? scale, "
+    "Tensor? mean, float factor, bool normalize, bool need_x, bool need_pairs, bool need_scale) "
+    "-> (Tensor, Tensor, Tensor)",
+    fake=_pairs_bwd_fake,
+    reference=_reference_pairs_bwd,
+    module="similarity_lse_pairs",
 )
 backends.register("similarity_lse", "native", "triton")

@@ -11,6 +11,7 @@ from fastssl.reference.similarity_lse import (
     similarity_lse_both,
     unit_rows,
 )
+from fastssl.reference.similarity_lse_loss import similarity_lse_loss
 from fastssl.reference.similarity_softplus import similarity_softplus
 from fastssl.reference.similarity_topk import similarity_topk
 from fastssl.reference.sinkhorn import sinkhorn
@@ -24,6 +25,7 @@ __all__ = [
     "prototype_cross_entropy",
     "similarity_lse",
     "similarity_lse_both",
+    "similarity_lse_loss",
     "similarity_softplus",
     "similarity_topk",
     "sinkhorn",

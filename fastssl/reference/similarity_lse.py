@@ -45,6 +45,7 @@ def similarity_lse_both(
     self_offset: int | None = None,
     pair_offset: int | None = None,
     exclude_pair: bool = False,
+    pairs: Tensor | None = None,  # [M, D]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, and the columns' ``log Σ_i exp(scale · x_i·y_j)`` [K].
 
@@ -73,6 +74,9 @@ def similarity_lse_both(
         pair = logits.new_zeros(m)
         if pair_offset is not None:
             pair = logits[i, (i + pair_offset) % k]
+        if pairs is not None:
+            own = unit_rows(pairs.to(wide)) if normalize else pairs.to(wide)
+            pair = scale * (rows * own).sum(dim=1)
     return lse, pair, column_lse
 
 

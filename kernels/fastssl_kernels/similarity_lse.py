@@ -61,20 +61,22 @@ def launch_similarity_lse_fwd(
     exclude_pair: bool,
     columns: bool,
     mean: bool,
+    pairs: Tensor | None = None,  # [M, D]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """lse [M], pair [M], column_lse [K], all float64, and mean [M, D] float32; the last two are
     empty unless asked for, and the op never asks for both."""
     options = (factor, normalize, self_offset, pair_offset, exclude_pair)
     with torch.cuda.device_of(x):
         # The weights of a mean must not leave float16.
-        problem = _problem(x, y, scale, *options, unbounded=mean and x.dtype == torch.float16)
+        unbounded = mean and x.dtype == torch.float16
+        problem = _problem(x, y, scale, *options, unbounded=unbounded, pairs=pairs)
         lse = problem.base2.new_empty(len(x))
         pair = torch.empty_like(lse)
         column_lse = lse.new_empty(len(y) if columns else 0)
         means = lse.new_empty(x.shape if mean else 0, dtype=torch.float32)
         if mean:
             _fwd_mean(problem, lse, pair, means)
-        elif problem.symmetric and problem.bounded:
+        elif problem.symmetric and problem.bounded and pairs is None:
             _fwd_triangle(problem, lse, pair)
         else:
             _fwd(problem, lse, pair, column_lse if columns else None)
@@ -136,7 +138,7 @@ def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
 
 
 def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None) -> None:
-    plan, rows, columns, base2 = problem[:4]
+    plan, rows, columns, base2, paired = problem[:5]
     m, k = len(rows.x), len(columns.x)
     tiles = plan.tiles("fwd exact" if problem.exact else "fwd")
     blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
@@ -178,8 +180,8 @@ def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None
     _launch(
         _similarity_lse_fwd_finish_kernel,
         (triton.cdiv(m, FINISH_ROWS),),
-        *(rows.x, columns.x, sums, maxima, rows.norm, columns.norm, base2, lse, pair, m, k),
-        *(pieces, problem.offsets[1]),
+        *(rows.x, paired.x, sums, maxima, rows.norm, paired.norm, base2, lse, pair),
+        *(m, len(paired.x), pieces, problem.offsets[1]),
         SLOTS=SLOTS,
         **_finish_flags(problem, tiles),
     )
@@ -205,19 +207,19 @@ def _grouped(plan: _Plan, tiles: Tiles, m: int, k: int) -> tuple[int, int, int]:
 
 
 def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> None:
-    plan, rows, columns, base2 = problem[:4]
+    plan, rows, columns, base2, paired = problem[:5]
     m, k = len(rows.x), len(columns.x)
     tiles = plan.tiles(problem.kind("mean"))
     group, run, pieces = _grouped(plan, tiles, m, k)
     sums, maxima = _sums(problem, pieces, m)
     partial = mean.new_empty(pieces, group, plan.d)
     for first in range(0, m, group):
-        place = (m, k, first, min(group, m - first))
+        place = (first, min(group, m - first))
         _launch(
             _similarity_lse_fwd_mean_kernel,
-            (triton.cdiv(place[3], tiles.block_m), pieces, triton.cdiv(plan.d, plan.block_out)),
+            (triton.cdiv(place[1], tiles.block_m), pieces, triton.cdiv(plan.d, plan.block_out)),
             *(rows.x, columns.x, rows.norm, columns.norm, base2, sums, maxima, partial),
-            *(*place, run, *problem.offsets),
+            *(m, k, *place, run, *problem.offsets),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
@@ -230,9 +232,9 @@ def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> Non
         )
         _launch(
             _similarity_lse_fwd_mean_finish_kernel,
-            (place[3],),
-            *(rows.x, columns.x, sums, maxima, partial, rows.norm, columns.norm, base2),
-            *(lse, pair, mean, *place, pieces, problem.offsets[1]),
+            (place[1],),
+            *(rows.x, paired.x, sums, maxima, partial, rows.norm, paired.norm, base2),
+            *(lse, pair, mean, m, len(paired.x), *place, pieces, problem.offsets[1]),
             BLOCK_MEAN=plan.whole_d,
             SLOTS=max(1, min(SLOTS, 4096 // plan.whole_d)),
             num_warps=4,

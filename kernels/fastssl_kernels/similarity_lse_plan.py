@@ -135,6 +135,7 @@ class _Problem(NamedTuple):
     rows: _Side
     columns: _Side  # the rows themselves, if they are their own columns
     base2: Tensor  # scale · factor · log2(e), [1] f64
+    paired: _Side  # where the rows' pairs are: the columns, or pairs that are none
     bounded: bool
     normalize: bool
     offsets: tuple[int, int]
@@ -170,6 +171,7 @@ def _problem(
     exclude_pair: bool,
     *,
     unbounded: bool = False,
+    pairs: Tensor | None = None,  # [M, D]
     row_sums: tuple[Tensor, Tensor] | None = None,  # lse and d_lse, in the backward
     column_sums: tuple[Tensor, Tensor] | None = None,  # the same of the columns, if they have any
 ) -> _Problem:
@@ -185,12 +187,18 @@ def _problem(
     }
     rows = _side(plan, bounded, x, row_sums)
     columns = rows if y is None else _side(plan, bounded, y, column_sums)
+    paired = columns if pairs is None else _side(plan, bounded, pairs, None)
     base2 = x.new_empty(1, dtype=torch.float64)
     facts = [_facts(rows, row_sums)] + ([] if y is None else [_facts(columns, column_sums)])
-    _find_facts(plan, *facts, scale=scale, base2=base2, factor=factor, normalize=normalize)
+    _find_facts(
+        plan, *facts, pairs=None if pairs is None else paired,
+        scale=scale, base2=base2, factor=factor, normalize=normalize,
+    )  # fmt: skip
     offsets = (self_offset or 0, pair_offset or 0)
-    has_pair = pair_offset is not None
-    return _Problem(plan, rows, columns, base2, bounded, normalize, offsets, has_pair, flags)
+    has_pair = pair_offset is not None or pairs is not None
+    return _Problem(
+        plan, rows, columns, base2, paired, bounded, normalize, offsets, has_pair, flags
+    )
 
 
 def _side(plan: _Plan, bounded: bool, x: Tensor, sums: tuple[Tensor, Tensor] | None) -> _Side:
@@ -210,12 +218,15 @@ def _facts(side: _Side, sums: tuple[Tensor, Tensor] | None) -> tuple[Tensor | No
     return side.x, side.norm, lse, d_lse, side.weight, side.exponent
 
 
-def _find_facts(plan, x_facts, y_facts=(None,) * 6, *, scale, base2, factor, normalize) -> None:
+def _find_facts(
+    plan, x_facts, y_facts=(None,) * 6, *, pairs=None, scale, base2, factor, normalize
+) -> None:
+    own = (None, None) if pairs is None else (pairs.x, pairs.norm)
     m, k = (0 if facts[0] is None else len(facts[0]) for facts in (x_facts, y_facts))
     _launch(
         _similarity_lse_rows_kernel,
         (triton.cdiv(m, plan.rows) + triton.cdiv(k, plan.rows),),
-        *(*x_facts, *y_facts, scale, base2, factor, m, k),
+        *(*x_facts, *y_facts, *own, scale, base2, factor, m, k),
         D=plan.d,
         BLOCK_D=plan.whole_d,
         ROWS=plan.rows,

@@ -82,6 +82,8 @@ def _similarity_lse_rows_kernel(
     y_d_lse_ptr,
     y_weight_ptr,
     y_exponent_ptr,
+    pairs_ptr,  # [M, D], or None
+    pairs_norm_ptr,
     scale_ptr,  # [], or None for 1
     base2_ptr,  # [1] f64, or None
     factor: tl.float64,
@@ -92,7 +94,8 @@ def _similarity_lse_rows_kernel(
     ROWS: tl.constexpr,
     NORMALIZE: tl.constexpr,
 ):
-    """Inverse norms and weights of both sides, and scale · factor · log2(e), one for all logits."""
+    """Inverse norms and weights of both sides, inverse norms of pairs that are no columns, and
+    scale · factor · log2(e), one for all logits."""
     block = tl.program_id(0)
     if base2_ptr is not None and block == 0:
         base2 = tl.full([], LOG2E, tl.float64) * factor
@@ -105,6 +108,11 @@ def _similarity_lse_rows_kernel(
             block, x_ptr, x_norm_ptr, x_lse_ptr, x_d_lse_ptr, x_weight_ptr, x_exponent_ptr,
             M, D, BLOCK_D, ROWS, NORMALIZE,
         )  # fmt: skip
+        if pairs_ptr is not None:
+            _store_facts(
+                block, pairs_ptr, pairs_norm_ptr, None, None, None, None,
+                M, D, BLOCK_D, ROWS, NORMALIZE,
+            )  # fmt: skip
     elif y_ptr is not None:
         _store_facts(
             block - x_blocks, y_ptr, y_norm_ptr, y_lse_ptr, y_d_lse_ptr, y_weight_ptr,

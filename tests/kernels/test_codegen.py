@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import codegen
 import fastssl_kernels.similarity_lse as kernels
+from fastssl_kernels import similarity_lse_loss, similarity_lse_pairs
 
 CHIPS = {80: kernels.Device(hopper=False, processors=108), 90: kernels.Device(True, 132)}
 SLOW_DOUBLES = {86: kernels.Device(hopper=False, processors=84, doubles=False)}
@@ -55,7 +56,20 @@ class Problem(NamedTuple):
         made = codegen.record(
             kernels, chip, "launch_similarity_lse_fwd", *inputs, *options, columns, mean
         )
-        if not mean:  # else the gradient is a few lines of Python
+        made += codegen.record(
+            similarity_lse_loss, chip, "launch_similarity_lse_loss_fwd", lse, lse, column_lse
+        )
+        made += codegen.record(
+            similarity_lse_loss, chip, "launch_similarity_lse_loss_bwd",
+            torch.empty(()), lse, lse, column_lse,
+        )  # fmt: skip
+        if mean:
+            made += codegen.record(
+                similarity_lse_pairs, chip, "launch_similarity_lse_pairs_bwd",
+                lse, lse, x, x, scale, torch.empty_like(x).float(), 10.0, True,
+                True, True, self.learned,
+            )  # fmt: skip
+        else:
             sums = (lse, column_lse)
             made += codegen.record(
                 kernels, chip, "launch_similarity_lse_bwd",
@@ -116,8 +130,9 @@ def test_compiles_well(problem):
                 assert built.commits <= built.warp_group / 2, str(built)
 
 
-def test_moco_fills_the_chip_with_three_launches():
-    rows, main, finish = Problem(90, m=256, k=65536, wants="mean").launches()
+def test_moco_fills_the_chip_with_three_launches_and_ends_with_three_small_ones():
+    rows, main, finish, *small = Problem(90, m=256, k=65536, wants="mean").launches()
+    assert [torch.tensor(launch.grid).prod() for launch in small] == [1, 2, 64]
     assert main.kernel.__name__ == "_similarity_lse_fwd_mean_kernel"
     assert 240 <= torch.tensor(main.grid).prod() <= 264  # two a multiprocessor
     assert torch.tensor(rows.grid).prod() > 132
