@@ -142,7 +142,15 @@ class Rotation(Pixels):
                 [B], a seed outside its range.
         """
         rows, labels = self.parameters(images, indices, seed)
-        return Rotated(self._made(images, rows, self.view, dtype, channels_last), labels)
+        if not self.every or self.view.erase or channels_last:  # which torch turns slowly
+            return Rotated(self._made(images, rows, self.view, dtype, channels_last), labels)
+        # All that is done after a turn does the same to every pixel or on every side: views are
+        # made once, and turned as they are.
+        x = self._made(images, rows[: len(indices)], self.view, dtype, channels_last)
+        turned = x.new_empty((4, *x.shape))
+        turned[0], turned[2] = x, x.flip((2, 3))
+        turned[1], turned[3] = x.flip(3).mT, x.flip(2).mT
+        return Rotated(turned.flatten(0, 1), labels)
 
     def parameters(
         self, images: Tensor | Packed, indices: Tensor, seed: int

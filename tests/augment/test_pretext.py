@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastssl import augment
+from fastssl import augment, ops
 from fastssl.augment import (
     Counting,
     Jigsaw,
@@ -124,6 +124,26 @@ def test_rotation_turns_one_view(quantized):
         assert torch.equal(one.images[i], made.images[6 * k + i])
     close(Rotation(View(33))(batch(height=33), indices, 3).images[6:12],
           normalised(batch(height=33).double().rot90(1, (2, 3))))  # fmt: skip
+
+
+@pytest.mark.parametrize("erase", [0.0, 0.7])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_turns_of_a_view_are_those_of_its_parameters(channels_last, erase):
+    """Made once and turned, or, where a patch goes with the upright view, made four times: what the
+    op makes of the task's own rows."""
+    view = replace(
+        ROTATION.view, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2,
+        blur=0.5, taps=5, solarize=0.2, erase=erase,
+    )  # fmt: skip
+    task, images, indices = replace(ROTATION, view=view), batch(), torch.arange(6)
+    made = task(images, indices, 3, channels_last=channels_last).images
+    rows, _ = task.parameters(images, indices, 3)
+    right = ops.augment(images, rows, view.shape, taps=5, mean=task.mean, std=task.std)
+    assert (made - right).abs().max() < 1e-4
+    kept = torch.channels_last if channels_last else torch.contiguous_format
+    assert made.is_contiguous(memory_format=kept)
+    patched = (made == 0).all(1).flatten(1).any(1).float().mean()
+    assert (patched > 0.3) == (erase > 0)
 
 
 def test_pieces_of_an_image_of_the_nominal_size_are_its_own_pixels():
