@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastssl.augment.arguments import Range, as_range, as_size, check_range, number, shown
 from fastssl.ops.augment import DTYPES, Packed, augment, image_sizes
 from fastssl.ops.augment_parameters import augment_parameters
 from fastssl.ops.checks import check_seed
 from fastssl.reference.augment_parameters import Chances
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Range = tuple[float, float]
 MOST = 1e6  # of a factor, a ratio, a sigma: kernels take no more
 
 
@@ -81,27 +80,27 @@ class View:
     def __post_init__(self) -> None:
         probabilities = ("flip", "flip_vertical", "turn", "jitter", "grey", "blur", "solarize")
         for name in (*probabilities, "erase"):
-            value = _number(name, getattr(self, name))
+            value = number(name, getattr(self, name))
             if not 0 <= value <= 1:  # NaN as well
                 raise ValueError(f"{name} must be a probability, in [0, 1], not {value}")
         for name in ("brightness", "contrast", "saturation", "hue"):
             if not isinstance(getattr(self, name), Real):
-                _as_tuple(self, name)
+                as_range(self, name)
         for name in ("scale", "ratio", "sigma", "erase_scale", "erase_ratio"):
             if name != "ratio" or self.ratio is not None:
-                _as_tuple(self, name)
-        _check_range("scale", self.scale, 0.0, 1.0, above=True)
-        _check_range("ratio", self.ratio or (1.0, 1.0), 1 / MOST, MOST)
-        _check_range("sigma", self.sigma, 0.0, MOST, above=True)
-        _check_range("erase_scale", self.erase_scale, 0.0, 1.0)
-        _check_range("erase_ratio", self.erase_ratio, 1 / MOST, MOST)
+                as_range(self, name)
+        check_range("scale", self.scale, 0.0, 1.0, above=True)
+        check_range("ratio", self.ratio or (1.0, 1.0), 1 / MOST, MOST)
+        check_range("sigma", self.sigma, 0.0, MOST, above=True)
+        check_range("erase_scale", self.erase_scale, 0.0, 1.0)
+        check_range("erase_ratio", self.erase_ratio, 1 / MOST, MOST)
         for name in ("brightness", "contrast", "saturation"):
-            _check_range(name, self._factor(name), 0.0, MOST)
-        _check_range("hue", self._factor("hue", 0.0), -0.5, 0.5)
-        if not _number("threshold", self.threshold) >= 0:
+            check_range(name, self._factor(name), 0.0, MOST)
+        check_range("hue", self._factor("hue", 0.0), -0.5, 0.5)
+        if not number("threshold", self.threshold) >= 0:
             raise ValueError(f"threshold must not be negative, not {self.threshold}")
         if not isinstance(self.size, int):
-            _as_whole(self, "size")
+            as_size(self, "size")
         if min(self.shape) < 1:
             raise ValueError(f"size must be one or two positive whole numbers, not {self.size}")
         height, width = self.shape
@@ -113,7 +112,7 @@ class View:
             raise ValueError(f"taps must be odd, whole and positive, not {self.taps!r}")
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return shown(self)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,7 +123,7 @@ class View:
     def blur_taps(self) -> int:
         """Width of the blur, no wider than reflection allows."""
         side = min(self.shape)
-        tenth = int(0.1 * side) if self.taps is None else self.taps
+        tenth = int(0.1 * side) if self.taps is None else int(self.taps)
         return min(tenth // 2, side - 1) * 2 + 1
 
     @property
@@ -203,8 +202,8 @@ class Recipe:
         for view in self.views:
             if not isinstance(view, View):
                 raise TypeError(f"views must hold View by View, not {view!r}")
-        for number in (*self.mean, *self.std):
-            _number("mean and std", number)
+        for moment in (*self.mean, *self.std):
+            number("mean and std", moment)
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
                 raise ValueError(f"{name} must be one or three finite numbers, not {numbers}")
@@ -212,7 +211,7 @@ class Recipe:
             raise ValueError(f"std must not be 0, as in {self.std}")
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return shown(self)
 
     def __call__(
         self,
@@ -333,46 +332,6 @@ def channels_of(images: Tensor | Packed) -> int:
 def per_channel(numbers: tuple[float, ...], images: Tensor | Packed) -> tuple[float, ...]:
     """Those of the images' channels: of grey ones, the first."""
     return numbers if channels_of(images) == 3 else numbers[:1]
-
-
-def _shown(made: View | Recipe) -> str:
-    """A call that makes the same, of what is not as by default."""
-    values = [(f.name, getattr(made, f.name), f.default) for f in fields(made)]
-    given = ", ".join(f"{name}={value!r}" for name, value, usual in values if value != usual)
-    return f"{type(made).__name__}({given})"
-
-
-def _number(name: str, value: Any) -> Any:
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return value
-
-
-def _as_tuple(view: View, name: str) -> None:
-    """A range, given as a list perhaps, as a tuple of two numbers."""
-    value = getattr(view, name)
-    pair = isinstance(value, Sequence) and len(value) == 2
-    if not pair or not all(isinstance(number, Real) for number in value):
-        raise TypeError(f"{name} must be a range of two numbers, not {value!r}")
-    object.__setattr__(view, name, tuple(value))
-
-
-def _as_whole(view: View, name: str) -> None:
-    """A size of other whole numbers than Python's, or in a list, as Python's in a tuple."""
-    value: Any = getattr(view, name)
-    pair = isinstance(value, Sequence) and len(value) == 2
-    if not isinstance(value, Integral) and not (
-        pair and all(isinstance(number, Integral) for number in value)
-    ):
-        raise ValueError(f"{name} must be one or two positive whole numbers, not {value!r}")
-    object.__setattr__(view, name, tuple(map(int, value)) if pair else int(value))
-
-
-def _check_range(name: str, value: Range, low: float, high: float, above: bool = False) -> None:
-    """``above``: the least is not allowed itself."""
-    if not low <= value[0] <= value[1] <= high or (above and value[0] == low):
-        bracket = "(" if above else "["
-        raise ValueError(f"{name} must be a range within {bracket}{low:g}, {high:g}], not {value}")
 
 
 PHOTO = View(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)

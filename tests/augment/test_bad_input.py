@@ -66,6 +66,7 @@ def test_sizes_taps_and_threshold():
         with pytest.raises(ValueError, match=r"^size must be one or two positive whole numbers"):
             View(size)
     assert View([16, np.int64(8)]).shape == (16, 8)
+    assert type(View(16, taps=np.int64(5)).blur_taps) is int
     assert View(np.int32(4)) == View(4)
     for taps in (0, 2, -3, 1.5, NAN, "x"):
         with pytest.raises(ValueError, match=r"^taps must be odd, whole and positive, not"):

@@ -55,7 +55,7 @@ def parted(x, parts=2):
     return torch.bucketize(x.contiguous(), ends)
 
 
-def apart(a, b, parts=2):
+def independent(a, b, parts=2):
     """The p-value that two columns, parted, say nothing of each other, by how often parts meet."""
     meet = (a * parts + b).bincount(minlength=parts**2).view(parts, parts)
     return stats.chi2_contingency(meet.numpy()).pvalue
@@ -181,14 +181,14 @@ def test_no_number_says_anything_of_another():
     """Within a view, of another view of the sample, of the next sample, of the next seed."""
     one = numbers(drawn(EVERYTHING))
     names = [pair for pair in itertools.combinations(one, 2) if pair != ("area", "shape")]
-    values = [apart(one[a], one[b]) for a, b in names]
+    values = [independent(one[a], one[b]) for a, b in names]
     others = {
         "view": numbers(drawn(EVERYTHING, number=1)),
         "seed": numbers(drawn(EVERYTHING, seed=4)),
         "sample": {name: x.roll(1) for name, x in one.items()},
     }
     for other in others.values():
-        values += [apart(one[a], other[b]) for a in one for b in other]
+        values += [independent(one[a], other[b]) for a in one for b in other]
     # Of as many p-values the least is as large as that, but for once in ten thousand times.
     assert len(values) > 600
     assert min(values) > LEVEL / len(values)
@@ -214,8 +214,8 @@ def test_numbers_are_uniform(over):
         lower = (column * 2**32).long() & 255  # the last bits as well
         assert even(lower.bincount(minlength=256)) > LEVEL
         eighths = parted(column, 8)
-        assert apart(eighths[1:], eighths[:-1], 8) > LEVEL
-    assert apart(parted(u[:, 0], 8), parted(u[:, 1], 8), 8) > LEVEL
+        assert independent(eighths[1:], eighths[:-1], 8) > LEVEL
+    assert independent(parted(u[:, 0], 8), parted(u[:, 1], 8), 8) > LEVEL
 
 
 def test_the_tests_tell():
@@ -230,6 +230,6 @@ def test_the_tests_tell():
     assert distance(crossed, other[2] * other[3], whole=True) < LEVEL
     assert stats.binomtest(int(0.52 * MINE), MINE, 0.5).pvalue < LEVEL
     x = torch.rand(MINE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert apart(parted(x), parted((x + x.roll(1)) % 1)) > LEVEL
-    assert apart(parted(x), parted(x + 4 * x.roll(1))) < LEVEL
+    assert independent(parted(x), parted((x + x.roll(1)) % 1)) > LEVEL
+    assert independent(parted(x), parted(x + 4 * x.roll(1))) < LEVEL
     assert even(torch.tensor([5_000, 5_000, 5_400])) < LEVEL
