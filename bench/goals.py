@@ -12,6 +12,7 @@ TEXTS = {
     "graph_ms": "ms in a CUDA graph",
     "graph_ratio": "times faster than {provider}, both in a CUDA graph",
     "memory_mib": "MiB above inputs",
+    "us_each": "µs each",
 }
 
 

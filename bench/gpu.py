@@ -44,6 +44,19 @@ STREAMS = {
     "lars_step": (159, "float32", ["eager", "foreach"]),
 }
 REHEARSED_STREAMS = ("sinkhorn", "ema_update", "lars_step")
+# Images and pixels a side of ops that CUDA C++ serves, and whom to run beside fastssl.
+VIEWS = ["torch.compile", "kornia", "triton-augment"]
+IMAGES = {
+    "augment": (512, 224, VIEWS),
+    "augment_32": (512, 32, VIEWS),
+    "augment_parameters": (4096, 224, ["reference"]),
+}
+# Peers that are installed or are reported not to be.
+RIVALS = {
+    "nt_xent": ["memeff", "cut-cross-entropy"],
+    "info_nce_queue": ["cut-cross-entropy"],
+    "clip": ["memeff"],
+}
 STEPS = ("cifar", "simclr", "moco", "swav")  # of bench/steps.py
 SANITIZED = 90.0  # seconds at most for the memory checker
 
@@ -63,7 +76,7 @@ def environment(rehearse: bool) -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     told = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, paths)), PYTHONUNBUFFERED="1")
     told.pop("TRITON_INTERPRET", None)
-    # Without this a missing kernel would quietly be served, and measured, by the reference.
+    # Where no row says otherwise (whole steps, the tuning): what Triton does not serve is an error.
     told["FASTSSL_BACKEND"] = "triton"
     if rehearse:
         told |= {"TRITON_INTERPRET": "1", "FASTSSL_BENCH_COMPILER": "aot_eager"}
@@ -167,14 +180,23 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
             lightly = "lightly"
         except Exception:  # absent, or present and broken: either way its arithmetic is here
             pass
-    peers = ["fastssl", "eager", "torch.compile", lightly]
+    peers = ["fastssl", "eager", "torch.compile", *{"lightly": 0, lightly: 0}]
 
     def case(rows: int, dtype: str = "bfloat16", name: str = "nt_xent", **more: Any):
         item = {"kind": "case", "bench": name, "rows": rows, "dim": 128, "dtype": dtype}
         some = {"nt_xent": peers, "similarity_lse": peers[:2]}.get(name, peers[:3])
+        some = [*some, *RIVALS.get(name, ())]
         if name in STREAMS:
             some = ["fastssl", *STREAMS[name][2]]
-        return item | {"peers": some, "graph": rows <= 8192, "memory": some} | more
+        # Of a backend that is asked for: a missing kernel would quietly be served, and measured,
+        # by the reference.
+        item |= {"peers": some, "graph": rows <= 8192, "memory": some, "backend": "triton"}
+        return item | more
+
+    def images(name: str, rows: int, side: int, who: list[str], **more: Any):
+        who = ["fastssl", *who]
+        more = {"dim": side, "backend": "native", "peers": who, "memory": who} | more
+        return case(rows, "bfloat16", name, **more)
 
     if rehearse:
         cases = [
@@ -183,11 +205,16 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
             case(16, name="similarity_lse", dim=16, memory=[]),
             *(case(24, name=name, dim=16, memory=[]) for name in ("info_nce_queue", *FAMILY)),
             *(case(3, "float32", name=name, memory=[]) for name in REHEARSED_STREAMS),
+            *(
+                images(name, 4, 32 if side == 32 else 96, who, memory=[], backend=None)
+                for name, (_, side, who) in IMAGES.items()
+            ),
         ]
     else:
         cases = [case(rows) for rows in (8192, 32768, 1024, 256, 65536, 512)]
         cases += [case(65536, name="info_nce_queue", graph=True)]
         cases += [case(8192, name=name) for name in FAMILY]
+        cases += [images(name, *rest) for name, rest in IMAGES.items()]
         cases += [case(rows, dtype, name=name) for name, (rows, dtype, _) in STREAMS.items()]
         cases += [case(rows, peers=["fastssl"], memory=["fastssl"]) for rows in (262144, 1048576)]
         cases += [case(32768, name="clip"), *(case(8192, name=name) for name in ALIKE)]

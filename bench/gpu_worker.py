@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import fastssl
 from bench import floors, machine, memory, run, steps, tune
 from bench.harness import Benchmark, Case, interleave, quantiles, ratio, sample
 
@@ -127,7 +128,8 @@ def work(item: dict[str, Any], scale: Scale) -> dict[str, Any]:
         return steps.measure(item["step"], scale.device, scale.seconds, smoke=scale.device == "cpu")
     if item["kind"] == "tune":
         return tune.sweep(scale.device, item["rows"], item["dim"], item["dtype"], item["until"])
-    return one_case(run.load(item["bench"]), item, scale)
+    with fastssl.use_backend(item["backend"]):
+        return one_case(run.load(item["bench"]), item, scale)
 
 
 def healthy(device: str) -> bool:

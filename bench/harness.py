@@ -115,6 +115,8 @@ class Benchmark:
     rows: tuple[int, ...]
     # In place of FLOP, where memory is the limit: bytes read and written.
     bytes: Callable[[Case], float] | None = None
+    # What a reader counts by, and how many of it a row makes: then also µs each and each a second.
+    each: tuple[str, int] | None = None
     memory_rows: tuple[int, ...] = ()
     goals: tuple[Any, ...] = field(default=())
     # Of a plain run: features, dtype, and threads (None: torch's own).

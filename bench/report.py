@@ -58,7 +58,9 @@ def times(results: dict[str, Any]) -> str:
     """fastssl's time and share of the floor, and how many times longer each peer takes."""
     peers = [name for name in providers(results, "p50") if name != "fastssl"]
     graphs = bool(providers(results, "graph_ms"))
-    head = ["rows", "fastssl, ms"] + ["in a CUDA graph, ms"] * graphs + ["of the floor"]
+    word = next((case["each"] for case in results["cases"] if "each" in case), None)
+    head = ["rows", "fastssl, ms"] + ["in a CUDA graph, ms"] * graphs
+    head += [f"µs a {word}", f"{word}s/s"] * bool(word) + ["of the floor"]
     rows = []
     for case in results["cases"]:
         ours = case["providers"].get("fastssl", {})
@@ -67,6 +69,9 @@ def times(results: dict[str, Any]) -> str:
         row = [label(case, results), milliseconds(ours["p50"]) if "p50" in ours else mark(ours)]
         if graphs:
             row.append(milliseconds(ours["graph_ms"]) if "graph_ms" in ours else "")
+        if word:
+            one = ours.get("us_each")
+            row += [milliseconds(one), f"{1e6 / one:,.0f}"] if one else ["", ""]
         row.append(f"{ours['of_floor']:.2f}" if "of_floor" in ours else "")
         for name in peers:
             entry = case["providers"].get(name, {})

@@ -87,6 +87,8 @@ def run_case(
     for name, taken in times.items():
         entries[name] |= quantiles(taken)
         entries[name]["of_floor"] = floor_ms / entries[name]["p50"]
+        if bench.each:
+            entries[name]["us_each"] = entries[name]["p50"] * 1e3 / (bench.each[1] * case.rows)
         if "fastssl" in times:
             entries[name]["ratio"] = ratio(taken, times["fastssl"])
     if further is not None:
@@ -102,6 +104,7 @@ def run_case(
         "update_gbs" if bench.bytes else "matmul_gflops": rate / 1e9,
         "floor_ms": floor_ms,
         "others": others,
+        **({"each": bench.each[0]} if bench.each else {}),
         "providers": entries,
     }
 

@@ -61,6 +61,7 @@ CUDA_GOALS = (
     at_least(0.45, "of_floor", "fastssl", rows=65536, **BF16),
     *(at_least(15, "ratio", LIGHTLY, rows=m, **BF16) for m in (8192, 32768, 65536)),
     *(at_least(3, "ratio", "torch.compile", rows=m, **BF16) for m in (8192, 32768, 65536)),
+    *(at_least(3, "ratio", "memeff", rows=m, **BF16) for m in (32768, 65536)),
     *(at_least(1, "ratio", "eager", rows=m, **BF16) for m in (256, 512, 1024)),
     *(at_least(1, "graph_ratio", "eager", rows=m, **BF16) for m in (256, 512, 1024)),
     at_most(1.2e9 / 2**20, "memory_mib", "fastssl", rows=1048576, **BF16),

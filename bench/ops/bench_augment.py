@@ -6,8 +6,9 @@ Nearly everybody is given the parameters that fastssl draws, so that all answers
 fastssl's time is with drawing them. In bfloat16, the dtype of fastssl's views, answers need only
 agree to what is lost between uint8 and float32: Pillow's are in whole numbers, torchvision's in
 either. kornia draws for itself, and does something else (see its ``differs``): its answer is held
-to be alike only, and so reported. The floor is the time of the bytes: half of each source is read
-on average, and the views are written.
+to be alike only, and so reported; so is triton-augment, which has kernels for CUDA of a part of it.
+``torch.compile`` is given all images at once (augment_batched). The floor is the time of the bytes:
+half of each source is read on average, and the views are written.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.goals import Goal, at_least
+from bench.goals import BF16, Goal, at_least, at_most
 from bench.harness import Answer, Benchmark, Case, Provider
-from bench.peers import _peer
+from bench.ops.augment_batched import view
+from bench.peers import _cuda_peer, _peer, compiled
 
 SEED = 1
 Make = Callable[[Any, Tensor, list[Tensor]], list[Tensor]]
@@ -47,10 +49,14 @@ def inputs(case: Case) -> tuple[Tensor, ...]:
     return ((x * 255).byte(),)
 
 
-def score(views: list[Tensor]) -> Tensor:
-    """One number that knows of every seventh pixel: squares, each weighed by its place. More of
-    them would take a tenth of the time."""
-    seen = [v.flatten(1)[:, ::7].float() for v in views]
+# Of the pixels that an answer knows of: more of them would take a tenth of the time.
+STRIDE = {"cpu": 7, "cuda": 67}
+
+
+def score(views: list[Tensor], device: str = "cpu") -> Tensor:
+    """One number that knows of pixels at even strides: squares, each weighed by its place."""
+    stride = STRIDE[device]
+    seen = [v.flatten(1)[:, ::stride].float() for v in views]
     weight = torch.linspace(0.5, 1.5, seen[0].shape[1], device=seen[0].device)
     return sum((x.square() @ weight).mean() for x in seen) / len(weight)
 
@@ -62,7 +68,7 @@ def scored(make: Make) -> Callable[[Case], Callable[..., Tensor]]:
         def run(images: Tensor) -> Tensor:
             if not drawn:
                 drawn.extend(parameters(made, images))
-            return score(make(made, images, drawn))
+            return score(make(made, images, drawn), case.device)
 
         return run
 
@@ -78,7 +84,7 @@ def fastssl(case: Case) -> Callable[..., Tensor]:
 
     def run(images: Tensor) -> Tensor:
         indices = torch.arange(len(images), device=images.device)
-        return score(made(images, indices, SEED, dtype=case.torch_dtype))
+        return score(made(images, indices, SEED, dtype=case.torch_dtype), case.device)
 
     return run
 
@@ -165,15 +171,52 @@ def kornia(case: Case) -> Callable[..., Tensor]:
     def run(images: Tensor) -> Tensor:
         x = images.float() / 255
         with torch.no_grad():
-            return score([chain(x) for _ in made.views])
+            return score([chain(x) for _ in made.views], case.device)
 
     return run
 
 
+def triton_augment(case: Case) -> Callable[..., Tensor]:
+    """Its one kernel of all that it has."""
+    module = _cuda_peer("triton_augment", "triton-augment", case)
+    made = recipe(case)
+    v = made.views[0]
+    chain = module.TritonFusedAugment(
+        crop_size=v.shape,
+        horizontal_flip_p=v.flip,
+        brightness=v.brightness,
+        contrast=v.contrast,
+        saturation=v.saturation,
+        grayscale_p=v.grey,
+        mean=made.mean,
+        std=made.std,
+    )
+
+    torch.manual_seed(case.seed)
+
+    def run(images: Tensor) -> Tensor:
+        x = images.float() / 255
+        with torch.no_grad():
+            return score([chain(x) for _ in made.views], case.device)
+
+    return run
+
+
+def batched(made: Any, images: Tensor, drawn: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    return [view(images, p, made, n, dtype) for n, p in enumerate(drawn)]
+
+
+def compiled_batch(case: Case) -> Callable[..., Tensor]:
+    run = compiled(batched)
+    return scored(lambda *given: run(*given, case.torch_dtype))(case)
+
+
 def answer(case: Case, tensors: tuple[Tensor, ...]) -> Answer:
+    """By the reference, of parameters that a CPU draws."""
     made = recipe(case)
     (images,) = tensors
-    return Answer(score(reference(made, images.cpu(), parameters(made, images.cpu()))).double(), ())
+    drawn = [p.to(images.device) for p in parameters(made, images.cpu())]
+    return Answer(score(reference(made, images, drawn), case.device).double(), ())
 
 
 def traffic(case: Case) -> float:
@@ -196,6 +239,7 @@ def benchmark(
         goals=goals,
         dim=side,
         dtype="bfloat16",
+        each=("view", 2),
         **options,
     )
 
@@ -204,6 +248,7 @@ WHERE = {"dtype": "bfloat16"}
 PROVIDERS = (
     Provider("fastssl", fastssl),
     Provider("reference", scored(reference)),
+    Provider("torch.compile", compiled_batch),
     Provider("torchvision", lambda case: steps(case, pillow=False)),
     Provider("torchvision-pillow", lambda case: steps(case, pillow=True)),
     Provider(
@@ -212,6 +257,18 @@ PROVIDERS = (
         differs="resizes without antialias, one order of the jitter for a batch, float32 views, "
         "and random numbers of its own",
     ),
+    Provider(
+        "triton-augment",
+        triton_augment,
+        differs="crops without a resize, jitters every image in one order, has no hue and no blur, "
+        "float32 views, and random numbers of its own",
+    ),
+)
+# Of a batch on a GPU.
+CUDA_GOALS = (
+    at_least(50, "ratio", "kornia", rows=512, **BF16),
+    at_least(10, "ratio", "torch.compile", rows=512, **BF16),
+    at_least(4, "ratio", "triton-augment", rows=512, **BF16),
 )
 BENCH = benchmark(
     "augment",
@@ -222,6 +279,8 @@ BENCH = benchmark(
         at_least(6, "ratio", "torchvision-pillow", rows=32, **WHERE),
         at_least(30, "ratio", "kornia", rows=16, **WHERE),
         at_least(30, "ratio", "kornia", rows=32, **WHERE),
+        at_most(1, "us_each", "fastssl", rows=512, **BF16),
+        *CUDA_GOALS,
     ),
     providers=PROVIDERS,
     memory_rows=(16,),

@@ -60,5 +60,6 @@ BENCH = Benchmark(
     bytes=lambda case: 100.0 * case.rows,
     rows=(512, 4096),
     memory_rows=(512,),
+    each=("row", 1),
     goals=(at_least(4, "ratio", "reference", rows=512),),
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench import gpu, gpu_worker, machine
+from bench import gpu, gpu_worker, machine, run
 from fastssl import backends
 
 
@@ -122,12 +122,13 @@ def test_cuda_branches_on_a_stand_in(stand_in, tmp_path):
         "peers": ["fastssl", "eager", "lightly-formula"],
         "graph": True,
         "memory": ["fastssl", "eager"],
+        "backend": None,
     }
     items = [
         {"kind": "machine"},
         {"kind": "ceilings"},
         case,
-        {"kind": "case", "bench": "no_such"},
+        {"kind": "case", "bench": "no_such", "backend": None},
         *(
             case | {"bench": name, "peers": ["fastssl", "eager"]}
             for name in ("info_nce_queue", "similarity_topk")
@@ -198,6 +199,17 @@ def test_plan_covers_what_was_promised():
         None,
         "similarity_lse",
     }
+    views = {item["bench"]: item for item in items if item.get("backend") == "native"}
+    assert {(name, item["rows"], item["dim"]) for name, item in views.items()} == {
+        ("augment", 512, 224), ("augment_32", 512, 32), ("augment_parameters", 4096, 224),
+    }  # fmt: skip
+    assert {"torch.compile", "kornia", "triton-augment"} < set(views["augment"]["peers"])
+    rivals = {item["bench"]: set(item["peers"]) for item in items if item["kind"] == "case"}
+    for name, some in gpu.RIVALS.items():
+        assert set(some) < rivals[name]
+    for item in items:  # every name is one of a provider
+        for name in item.get("peers", ()):
+            run.load(item["bench"]).provider(name)
     assert gpu.plan({"tests"}, False) == []
     assert gpu.plan({"sanitizer"}, False) == []
     steps = [item["step"] for item in gpu.plan({"steps"}, False) if item["kind"] == "step"]
