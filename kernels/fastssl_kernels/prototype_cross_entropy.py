@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse_plan import _device, _launch
+from fastssl_kernels.similarity_lse_shapes import cdiv, next_power_of_2
 
 TILE = 4096  # logits of the student that a program holds
 WAVES = 8  # programs for each processor that the forward is cut into
@@ -231,11 +232,11 @@ def launch_prototype_cross_entropy_fwd(
     with torch.cuda.device_of(student[0]):
         n, k = student[0].shape
         blocks = _blocks(student)
-        block_s, block_t = blocks["BLOCK_S"], triton.next_power_of_2(len(teacher))
-        steps = triton.cdiv(k, blocks["BLOCK_K"])
-        runs = min(steps, triton.cdiv(WAVES * _device(student[0]).processors, n))
-        run = triton.cdiv(steps, runs)
-        runs = triton.cdiv(steps, run)
+        block_s, block_t = blocks["BLOCK_S"], next_power_of_2(len(teacher))
+        steps = cdiv(k, blocks["BLOCK_K"])
+        runs = min(steps, cdiv(WAVES * _device(student[0]).processors, n))
+        run = cdiv(steps, runs)
+        runs = cdiv(steps, run)
         single = {"dtype": torch.float32}
         student_sums = student[0].new_empty(runs, n, 2, block_s, **single)
         teacher_sums = student_sums.new_empty(runs, n, 2, block_t)
@@ -287,7 +288,7 @@ def launch_prototype_cross_entropy_bwd(
         *centers, center_step = _centers(center)
         _launch(
             _prototype_cross_entropy_bwd_kernel,
-            (triton.cdiv(k, blocks["BLOCK_K"]), n),
+            (cdiv(k, blocks["BLOCK_K"]), n),
             *(d_loss.contiguous(), stats, _stacked(student), _stacked(teacher), *centers),
             *(d_student, n, k, center_step),
             *(LOG2_E / student_temperature, LOG2_E / teacher_temperature, 1 / student_temperature),
@@ -301,8 +302,8 @@ def launch_prototype_cross_entropy_bwd(
 
 
 def _blocks(student: Sequence[Tensor]) -> dict[str, int]:
-    block_s = triton.next_power_of_2(len(student))
-    widest = triton.next_power_of_2(student[0].shape[1])
+    block_s = next_power_of_2(len(student))
+    widest = next_power_of_2(student[0].shape[1])
     return {"BLOCK_S": block_s, "BLOCK_K": max(16, min(widest, 2048, TILE // block_s))}
 
 

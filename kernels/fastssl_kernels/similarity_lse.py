@@ -8,7 +8,6 @@ Nothing here waits for the device, and every result is bitwise repeatable.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse_bwd import (
@@ -38,7 +37,7 @@ from fastssl_kernels.similarity_lse_plan import (  # noqa: F401  (some for the o
     _rows,
     _Side,
 )
-from fastssl_kernels.similarity_lse_shapes import Tiles
+from fastssl_kernels.similarity_lse_shapes import Tiles, cdiv
 from fastssl_kernels.similarity_lse_triangle import (
     _similarity_lse_fwd_triangle_finish_kernel,
     _similarity_lse_fwd_triangle_kernel,
@@ -95,15 +94,15 @@ def _finish_flags(problem: _Problem, tiles: Tiles) -> dict:
 
 def _cut(steps: int, pieces: int) -> tuple[int, int]:
     """Steps a piece, and pieces that have any."""
-    run = triton.cdiv(steps, pieces)
-    return run, triton.cdiv(steps, run)
+    run = cdiv(steps, pieces)
+    return run, cdiv(steps, run)
 
 
 def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
     plan, (x, norm, *_), base2 = problem.plan, problem.rows, problem.base2
     m = len(x)
     tiles = plan.tiles("triangle")
-    blocks = triton.cdiv(m, tiles.block_m)
+    blocks = cdiv(m, tiles.block_m)
     distances = blocks // 2 + 1
     # Very many rows: a group of distances at a time through one buffer.
     group = min(distances, max(1, ROW_SUMS_BYTES // (4 * m)))
@@ -126,7 +125,7 @@ def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
         )
         _launch(
             _similarity_lse_fwd_triangle_finish_kernel,
-            (triton.cdiv(m, FINISH_ROWS),),
+            (cdiv(m, FINISH_ROWS),),
             *(x, row_sums, column_sums, norm, base2, lse, pair, m),
             *(first, last, pieces, problem.offsets[1]),
             BLOCK=tiles.block_m,
@@ -141,7 +140,7 @@ def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None
     plan, rows, columns, base2, paired = problem[:5]
     m, k = len(rows.x), len(columns.x)
     tiles = plan.tiles("fwd exact" if problem.exact else "fwd")
-    blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
+    blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
     places = plan.device.processors * tiles.per_processor
     run, pieces = _cut(steps, _pieces(blocks, steps, places, 512, 0.0))
     vectors = (rows.x, columns.x, rows.norm, columns.norm, base2)
@@ -171,7 +170,7 @@ def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None
         if column_lse is not None:
             _launch(
                 _similarity_lse_fwd_finish_columns_kernel,
-                (triton.cdiv(k, FINISH_ROWS),),
+                (cdiv(k, FINISH_ROWS),),
                 *(column_sums, column_maxima, column_lse, k, count),
                 ROWS=FINISH_ROWS,
                 SLOTS=SLOTS,
@@ -179,7 +178,7 @@ def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None
             )
     _launch(
         _similarity_lse_fwd_finish_kernel,
-        (triton.cdiv(m, FINISH_ROWS),),
+        (cdiv(m, FINISH_ROWS),),
         *(rows.x, paired.x, sums, maxima, rows.norm, paired.norm, base2, lse, pair),
         *(m, len(paired.x), pieces, problem.offsets[1]),
         SLOTS=SLOTS,
@@ -195,14 +194,14 @@ def _sums(problem: _Problem, parts: int, count: int) -> tuple[Tensor, Tensor | N
 
 def _grouped(plan: _Plan, tiles: Tiles, m: int, k: int) -> tuple[int, int, int]:
     """For partial results [pieces, rows, D]: rows at a time, and the columns' steps and pieces."""
-    blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
+    blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
     places = plan.device.processors * tiles.per_processor
     # Very many rows: a group of them at a time through one buffer.
     group = max(tiles.block_m, SPLITS_BYTES // (4 * plan.d) // tiles.block_m * tiles.block_m)
     most = max(1, min(64, group // m))
     # Writing and reading one piece's partial results, in steps of one tile product.
     cost = 2.0 * m / (tiles.block_m * tiles.block_n)
-    chunks = triton.cdiv(plan.d, plan.block_out)
+    chunks = cdiv(plan.d, plan.block_out)
     return min(group, m), *_cut(steps, _pieces(blocks * chunks, steps, places, most, cost))
 
 
@@ -217,7 +216,7 @@ def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> Non
         place = (first, min(group, m - first))
         _launch(
             _similarity_lse_fwd_mean_kernel,
-            (triton.cdiv(place[1], tiles.block_m), pieces, triton.cdiv(plan.d, plan.block_out)),
+            (cdiv(place[1], tiles.block_m), pieces, cdiv(plan.d, plan.block_out)),
             *(rows.x, columns.x, rows.norm, columns.norm, base2, sums, maxima, partial),
             *(m, k, *place, run, *problem.offsets),
             BLOCK_M=tiles.block_m,
@@ -320,7 +319,7 @@ def _bwd(
         place = (m, k, first, count)
         _launch(
             _similarity_lse_bwd_kernel,
-            (triton.cdiv(count, tiles.block_m), splits, triton.cdiv(plan.d, plan.block_out)),
+            (cdiv(count, tiles.block_m), splits, cdiv(plan.d, plan.block_out)),
             *(own.x, other.x, own.norm, other.norm),
             *(own.weight, own.exponent, other.weight, other.exponent),
             *(gain, base2, partial, d_scale, *place, run, *problem.offsets),
@@ -337,7 +336,7 @@ def _bwd(
         )
         _launch(
             _similarity_lse_bwd_finish_kernel,
-            (triton.cdiv(count, plan.rows),),
+            (cdiv(count, plan.rows),),
             *(partial, own.x, other.x, own.norm, other.norm, d_pair, base2, d_x, d_scale),
             *(*place, splits, problem.offsets[1]),
             D=plan.d,

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse_plan import _launch
+from fastssl_kernels.similarity_lse_shapes import cdiv
 
 ROWS = 1024  # at a time
 ALONE = 4096  # rows that one program adds up; of more, several do, and a second launch joins them
@@ -110,7 +111,7 @@ def launch_similarity_lse_loss_fwd(
     """The mean of ``softplus(lse_i − pair_i)``, over both where there are two; float32."""
     pair, lse, other = (None if t is None else t.contiguous() for t in (pair, lse, other))
     loss = pair.new_empty((), dtype=torch.float32)
-    count = triton.cdiv(len(pair), ALONE)
+    count = cdiv(len(pair), ALONE)
     sums = loss if count == 1 else pair.new_empty(count)
     with torch.cuda.device_of(pair):
         _launch(
@@ -144,7 +145,7 @@ def launch_similarity_lse_loss_bwd(
     with torch.cuda.device_of(pair):
         _launch(
             _similarity_lse_loss_bwd_kernel,
-            (triton.cdiv(len(pair), 128),),
+            (cdiv(len(pair), 128),),
             *(d_loss, pair, lse, other, d_pair, d_lse, None if other is None else d_other),
             *(_weight(pair, other), len(pair)),
             ROWS=128,

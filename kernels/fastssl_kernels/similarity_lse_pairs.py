@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastssl_kernels.similarity_lse_plan import _launch, _plan
 from fastssl_kernels.similarity_lse_rows import NORM_EPS
+from fastssl_kernels.similarity_lse_shapes import cdiv
 from fastssl_kernels.similarity_lse_tiles import gather_rows, narrow
 
 
@@ -130,7 +131,7 @@ def launch_similarity_lse_pairs_bwd(
     with torch.cuda.device_of(x):
         _launch(
             _similarity_lse_pairs_bwd_kernel,
-            (triton.cdiv(m, rows),),
+            (cdiv(m, rows),),
             *(d_lse.contiguous(), d_pair.contiguous(), x.contiguous()),
             *(None if pairs is None else pairs.contiguous(), mean, scale),
             *(d_x if need_x else None, d_pairs if need_pairs else None),

@@ -7,11 +7,10 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse_rows import _similarity_lse_rows_kernel
-from fastssl_kernels.similarity_lse_shapes import TILES, Tiles
+from fastssl_kernels.similarity_lse_shapes import TILES, Tiles, cdiv, next_power_of_2
 
 # With |t| up to this, 2^t and sums of it stay well inside float32, without a running maximum; by
 # bytes an element. A float32 product is off by 2^-24 of |t| and more, which must not show either.
@@ -85,7 +84,7 @@ class _Plan(NamedTuple):
 def _plan(x: Tensor) -> _Plan:
     device = _device(x)
     d = x.shape[1]
-    whole_d = max(16, triton.next_power_of_2(d))
+    whole_d = max(16, next_power_of_2(d))
     width = x.element_size()
     return _Plan(
         device=device,
@@ -225,7 +224,7 @@ def _find_facts(
     m, k = (0 if facts[0] is None else len(facts[0]) for facts in (x_facts, y_facts))
     _launch(
         _similarity_lse_rows_kernel,
-        (triton.cdiv(m, plan.rows) + triton.cdiv(k, plan.rows),),
+        (cdiv(m, plan.rows) + cdiv(k, plan.rows),),
         *(*x_facts, *y_facts, *own, scale, base2, factor, m, k),
         D=plan.d,
         BLOCK_D=plan.whole_d,

@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up; Triton's own, which kernels may call too, takes microseconds."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The least power of two from n on, which is at least 1; as Triton's."""
+    return 1 << (n - 1).bit_length()
+
+
 class Tiles(NamedTuple):
     block_m: int
     block_n: int

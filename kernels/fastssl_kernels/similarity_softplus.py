@@ -8,12 +8,12 @@ Nothing here waits for the device, and every result is bitwise repeatable.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse import _cut, _finish_flags, _gain, _grouped
 from fastssl_kernels.similarity_lse_bwd import _similarity_lse_bwd_finish_kernel
 from fastssl_kernels.similarity_lse_plan import _launch, _pieces, _Problem, _problem, _Side
+from fastssl_kernels.similarity_lse_shapes import cdiv
 from fastssl_kernels.similarity_softplus_kernels import (
     _similarity_softplus_bwd_kernel,
     _similarity_softplus_fwd_finish_kernel,
@@ -40,7 +40,7 @@ def launch_similarity_softplus_fwd(
         plan, rows, columns, base2 = problem[:4]
         m, k = len(x), len(y)
         tiles = plan.tiles("fwd")
-        blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(k, tiles.block_n)
+        blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
         places = plan.device.processors * tiles.per_processor
         run, pieces = _cut(steps, _pieces(blocks, steps, places, 512, 0.0))
         sums = base2.new_empty(pieces, m, dtype=torch.float32)
@@ -61,7 +61,7 @@ def launch_similarity_softplus_fwd(
         finish = _finish_flags(problem, tiles)
         _launch(
             _similarity_softplus_fwd_finish_kernel,
-            (triton.cdiv(m, finish["ROWS"]),),
+            (cdiv(m, finish["ROWS"]),),
             *(*vectors, sums, total, pair, m, k, pieces, problem.offsets[1]),
             SLOTS=SLOTS,
             **finish,
@@ -143,7 +143,7 @@ def _bwd(
         place = (m, k, first, count)
         _launch(
             _similarity_softplus_bwd_kernel,
-            (triton.cdiv(count, tiles.block_m), splits, triton.cdiv(plan.d, plan.block_out)),
+            (cdiv(count, tiles.block_m), splits, cdiv(plan.d, plan.block_out)),
             *(own.x, other.x, own.norm, other.norm, base2, bias, d_total, gain),
             *(partial, d_scale, d_bias, shift, *place, run, problem.offsets[1]),
             BLOCK_M=tiles.block_m,
@@ -157,7 +157,7 @@ def _bwd(
         )
         _launch(
             _similarity_lse_bwd_finish_kernel,
-            (triton.cdiv(count, plan.rows),),
+            (cdiv(count, plan.rows),),
             *(partial, own.x, other.x, own.norm, other.norm, d_pair, base2, d_own, d_scale),
             *(*place, splits, problem.offsets[1]),
             D=plan.d,

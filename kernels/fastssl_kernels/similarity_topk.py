@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse_plan import _find_facts, _launch, _pieces, _plan
-from fastssl_kernels.similarity_lse_shapes import Tiles
+from fastssl_kernels.similarity_lse_shapes import Tiles, cdiv, next_power_of_2
 from fastssl_kernels.similarity_lse_tiles import dot, load_rows, products_by_chunks
 
 MOST = 1024  # neighbours
@@ -233,7 +233,7 @@ def launch_similarity_topk_fwd(
         values = queries.new_empty(len(queries), k, dtype=torch.float32)
         indices = queries.new_empty(len(queries), k, dtype=torch.int64)
         # Very many queries: a group of them at a time through one buffer.
-        room = triton.next_power_of_2(k + max(k, tiles.block_n))
+        room = next_power_of_2(k + max(k, tiles.block_n))
         group = max(1, BYTES // (8 * room) // tiles.block_m) * tiles.block_m
         for first in range(0, len(queries), group):
             own = slice(first, first + group)
@@ -244,15 +244,15 @@ def launch_similarity_topk_fwd(
 
 def _fwd(plan, tiles, queries, bank, x_norm, y_norm, values, indices, room, group):
     m, k = values.shape
-    blocks, steps = triton.cdiv(m, tiles.block_m), triton.cdiv(len(bank), tiles.block_n)
+    blocks, steps = cdiv(m, tiles.block_m), cdiv(len(bank), tiles.block_n)
     stored = blocks * tiles.block_m
     places = plan.device.processors * tiles.per_processor
-    width = max(16, triton.next_power_of_2(k))
+    width = max(16, next_power_of_2(k))
     most = max(1, min(KEYS // width, group // stored))
     # A segment begins by putting everything aside, some steps' worth of trimming.
     pieces = _pieces(blocks, steps, places, most, 8.0)
-    run = triton.cdiv(steps, pieces)
-    pieces = triton.cdiv(steps, run)
+    run = cdiv(steps, pieces)
+    pieces = cdiv(steps, run)
     keys = indices.new_empty(pieces, stored, room)
     counts = keys.new_empty(pieces, stored, dtype=torch.int32)
     thresholds = values.new_empty(pieces, stored)
@@ -275,7 +275,7 @@ def _fwd(plan, tiles, queries, bank, x_norm, y_norm, values, indices, room, grou
         _similarity_topk_fwd_finish_kernel,
         (m,),
         *(keys, counts, values, indices, stored, pieces, k),
-        SEGMENTS=triton.next_power_of_2(pieces),
+        SEGMENTS=next_power_of_2(pieces),
         WIDTH=width,
         ROOM=room,
         CHUNK=min(16, 2 * KEYS // width),

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl_kernels.similarity_lse_plan import _device, _launch
+from fastssl_kernels.similarity_lse_shapes import cdiv, next_power_of_2
 
 ROW = 2048  # scores of a row that a program takes at a time
 TILE_B, TILE_K = 16, 128  # scores that a program takes at a time where it adds up columns
@@ -165,7 +166,7 @@ def launch_sinkhorn_fwd(
                 _sinkhorn_rows_kernel,
                 (b,),
                 *(scores, rows, columns, u, q if plan else None, k, high, factor - high),
-                ROW=min(ROW, triton.next_power_of_2(k)),
+                ROW=min(ROW, next_power_of_2(k)),
                 num_warps=4,
             )
         if following:
@@ -175,11 +176,11 @@ def launch_sinkhorn_fwd(
 
 def _columns(scores: Tensor, rows: Tensor | None, out: Tensor, high: float, low: float) -> None:
     b, k = scores.shape
-    blocks = triton.cdiv(k, TILE_K)
+    blocks = cdiv(k, TILE_K)
     # Enough programs for four on each multiprocessor.
-    parts = min(PARTS, triton.cdiv(b, TILE_B), triton.cdiv(4 * _device(scores).processors, blocks))
-    run = triton.cdiv(triton.cdiv(b, parts), TILE_B) * TILE_B
-    parts = triton.cdiv(b, run)
+    parts = min(PARTS, cdiv(b, TILE_B), cdiv(4 * _device(scores).processors, blocks))
+    run = cdiv(cdiv(b, parts), TILE_B) * TILE_B
+    parts = cdiv(b, run)
     anchors = scores.new_empty(parts, k, dtype=torch.float32)
     sums = out.new_empty(parts, k)
     _launch(
@@ -192,9 +193,9 @@ def _columns(scores: Tensor, rows: Tensor | None, out: Tensor, high: float, low:
     )
     _launch(
         _sinkhorn_join_kernel,
-        (triton.cdiv(k, TILE_K),),
+        (cdiv(k, TILE_K),),
         *(anchors, sums, out, k, parts),
-        PARTS=triton.next_power_of_2(parts),
+        PARTS=next_power_of_2(parts),
         BLOCK_K=TILE_K,
         num_warps=4,
     )
