@@ -110,13 +110,10 @@ def topk(chip: Chip, m: int = 10_000, n: int = 50_000, d: int = 128, k: int = 20
 
 def sinkhorn_plan(chip: Chip, b: int = 2048, k: int = 65536, iterations: int = 3) -> list[Launch]:
     x, rows, columns = torch.empty(b, k), *(torch.empty(n, dtype=torch.float64) for n in (b, k))
-    made = record(
-        sinkhorn, device(chip), "launch_sinkhorn_fwd", x, 0.05, None, None, True, False
-    )  # the columns' first sums
+    forward = (sinkhorn, device(chip), "launch_sinkhorn_fwd", x, 0.05)
+    made = record(*forward, None, None, True, False, True)  # the columns' first sums
     for last in [False] * (iterations - 1) + [True]:
-        made += record(
-            sinkhorn, device(chip), "launch_sinkhorn_fwd", x, 0.05, rows, columns, not last, last
-        )
+        made += record(*forward, rows, columns, not last, last, True)
     return made
 
 

@@ -65,7 +65,7 @@ struct Pass {
 
 std::tuple<Tensor, Tensor, Tensor> forward(Tensor scores, double epsilon, std::optional<Tensor> rows,
                                            std::optional<Tensor> columns, bool following,
-                                           bool plan) {
+                                           bool plan, bool finite) {
   const auto& kernel = sinkhorn_kernels();
   const int64_t b = scores.size(0), k = scores.size(1);
   Tensor u = vector(scores, columns ? b : 0, ScalarType::Double);
@@ -119,7 +119,11 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor scores, double epsilon, std::o
     pass.run(kernel.anchored, panels);
   }
   for (int64_t i = 0; i < u.size(0); ++i) mutable_doubles(u)[i] *= kLn2;
-  for (int64_t i = 0; i < next.size(0); ++i) mutable_doubles(next)[i] *= kLn2;
+  for (int64_t i = 0; i < next.size(0); ++i) {
+    double& value = mutable_doubles(next)[i];
+    value *= kLn2;
+    if (finite && std::isinf(value)) value = value < 0 ? 0 : kNaN;  // left out, or no plan
+  }
   return {u, next, q};
 }
 
@@ -156,15 +160,11 @@ Tensor plan(Tensor scores, double epsilon, int64_t iterations) {
     if (const auto made = plan_of_powers(source, epsilon, iterations)) return *made;
   std::optional<Tensor> rows, columns;
   for (int64_t i = 0; i < iterations; ++i) {
-    const auto [u, v, none] = forward(source, epsilon, rows, columns, true, false);
-    for (int64_t k = 0; k < v.size(0); ++k) {
-      double& value = mutable_doubles(v)[k];
-      if (std::isinf(value)) value = value < 0 ? 0 : kNaN;  // left out, or no plan
-    }
+    const auto [u, v, none] = forward(source, epsilon, rows, columns, true, false, true);
     if (i) rows = u;
     columns = v;
   }
-  return std::get<2>(forward(source, epsilon, rows, columns, false, true));
+  return std::get<2>(forward(source, epsilon, rows, columns, false, true, true));
 }
 
 }  // namespace

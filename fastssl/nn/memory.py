@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.distributed import Group, agree
-from fastssl.reference import unit_rows
+from fastssl.reference.similarity_lse import NORM_EPS
 
 
 class MemoryQueue(nn.Module):
@@ -76,13 +76,13 @@ class MemoryQueue(nn.Module):
         keys = ranks.gather(self._as_stored(keys))
         count, size = len(keys), len(self.rows)
         kept = min(count, size)
-        order = torch.arange(count - kept, count, device=keys.device)
-        places = (self.position + order) % size  # [kept], all different
-        self.rows.index_copy_(0, places, keys[count - kept :])
+        order = torch.arange(count - kept, count + 1, device=keys.device)
+        places, after = ((self.position + order) % size).split_with_sizes([kept, 1])
+        self.rows.index_copy_(0, places, keys[count - kept :])  # places [kept], all different
         if self.labels is not None and labels is not None:
             labels = ranks.gather(labels)
             self.labels.index_copy_(0, places, labels[count - kept :])
-        self.position.add_(count).remainder_(size)
+        self.position.copy_(after[0])
 
     def _as_stored(self, keys: Tensor) -> Tensor:
         return _unit_rows(keys, self.rows.dtype) if self.normalize else keys.to(self.rows.dtype)
@@ -207,9 +207,12 @@ def _random_unit_rows(name: str, count: int, dim: int, dtype: torch.dtype) -> Te
 
 
 def _unit_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows divided by their norms in float32, or in float64 where that is one of the dtypes."""
+    """Rows divided by their norms in float32, or in float64 where that is one of the dtypes; zero
+    where there is no direction, and without gradient."""
     wide = torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32)
-    return unit_rows(x.to(wide)).to(dtype)
+    x = x.to(wide)
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return (x / norm.masked_fill_(norm < NORM_EPS, float("inf"))).to(dtype)
 
 
 def _check_rows(name: str, x: Tensor, rows: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -82,13 +83,13 @@ def _columns(
 ) -> tuple[Tensor, Tensor | None]:
     """The columns' potentials of the last iteration, the rows' of the one before."""
     rows, bound = None, None
-    _, columns, _ = _step(scores, epsilon, None, None, following=True)
+    following = partial(_step, scores, epsilon, following=True, finite=join is None)
+    _, columns, _ = following(None, None)
     for i in range(iterations):
         if i:
-            rows, columns, _ = _step(scores, epsilon, rows, columns, following=True)
+            rows, columns, _ = following(rows, columns)
         if join is not None:
-            columns = join(columns, bound)
-        columns = bound = finite_columns(columns)
+            columns = bound = finite_columns(join(columns, bound))
     return columns, rows
 
 
@@ -100,6 +101,7 @@ def _step(
     *,
     following: bool = False,
     plan: bool = False,
+    finite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     scores = scores.detach()
     backend = backends.select("sinkhorn", scores.device.type)
@@ -107,10 +109,10 @@ def _step(
         step = _reference_fwd
     else:
         step = backends.raw("sinkhorn_fwd", backend)
-    return step(scores, float(epsilon), rows, columns, following, plan)
+    return step(scores, float(epsilon), rows, columns, following, plan, finite)
 
 
-def _fwd_fake(scores, epsilon, rows, columns, following, plan):
+def _fwd_fake(scores, epsilon, rows, columns, following, plan, finite=False):
     b, k = scores.shape
     wide = torch.float32 if scores.device.type == "mps" else torch.float64
     return (
@@ -120,12 +122,13 @@ def _fwd_fake(scores, epsilon, rows, columns, following, plan):
     )
 
 
-def _reference_fwd(scores, epsilon, rows, columns, following, plan):
+def _reference_fwd(scores, epsilon, rows, columns, following, plan, finite=False):
     """One pass over the scores.
 
     Without columns: ``(nothing, v, nothing)``, the columns' log-sum-exps. With the potentials of
     columns, and the rows' before (which bound what comes, and change nothing): the rows' anew, with
-    ``following`` the columns' log-sum-exps after that, with ``plan`` the plan.
+    ``following`` the columns' log-sum-exps after that, with ``plan`` the plan. ``finite`` makes
+    potentials of the log-sum-exps: of no rows' but these.
     """
     out = list(_fwd_fake(scores, epsilon, rows, columns, False, False))
     rows = None
@@ -133,6 +136,7 @@ def _reference_fwd(scores, epsilon, rows, columns, following, plan):
         rows = out[0] = potentials_of_rows(scores, epsilon, columns)
     if following:
         out[1] = potentials_of_columns(scores, epsilon, rows)
+        out[1] = finite_columns(out[1]) if finite else out[1]
     if plan:
         out[2] = plan_of(scores, epsilon, rows, columns).to(_plan_dtype(scores))
     return tuple(out)
@@ -157,7 +161,7 @@ define(
 )
 define(
     "sinkhorn_fwd(Tensor scores, float epsilon, Tensor? rows, Tensor? columns, "
-    "bool following, bool plan) -> (Tensor, Tensor, Tensor)",
+    "bool following, bool plan, bool finite=False) -> (Tensor, Tensor, Tensor)",
     fake=_fwd_fake,
     reference=_reference_fwd,
     module="sinkhorn",

@@ -130,8 +130,10 @@ def _sinkhorn_join_kernel(
     parts,
     PARTS: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    FINITE: tl.constexpr,
 ):
-    """The columns' log-sum-exps, of all parts' sums."""
+    """The columns' log-sum-exps, of all parts' sums; FINITE: 0 of a column of nothing but −inf, and
+    NaN where there is no plan."""
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     part = tl.arange(0, PARTS)
     inside = (part < parts)[:, None] & (k < K)[None, :]
@@ -140,7 +142,10 @@ def _sinkhorn_join_kernel(
     sums = tl.load(sums_ptr + place, mask=inside, other=0.0)
     highest = tl.max(anchors, 0)  # [BK]
     total = tl.sum(sums * tl.exp2(anchors - highest[None, :]), 0)
-    tl.store(columns_ptr + k, (highest.to(tl.float64) + tl.log2(total)) * LN2, mask=k < K)
+    lse = (highest.to(tl.float64) + tl.log2(total)) * LN2
+    if FINITE:
+        lse = tl.where(lse == -float("inf"), 0.0, tl.where(lse == float("inf"), float("nan"), lse))
+    tl.store(columns_ptr + k, lse, mask=k < K)
 
 
 def launch_sinkhorn_fwd(
@@ -150,6 +155,7 @@ def launch_sinkhorn_fwd(
     columns: Tensor | None,  # [K]
     following: bool,
     plan: bool,
+    finite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Potentials of rows and of the columns that follow, float64, and the plan, float32; empty
     what is not wanted."""
@@ -170,11 +176,13 @@ def launch_sinkhorn_fwd(
                 num_warps=4,
             )
         if following:
-            _columns(scores, None if columns is None else u, v, high, factor - high)
+            _columns(scores, None if columns is None else u, v, high, factor - high, finite)
     return u, v, q
 
 
-def _columns(scores: Tensor, rows: Tensor | None, out: Tensor, high: float, low: float) -> None:
+def _columns(
+    scores: Tensor, rows: Tensor | None, out: Tensor, high: float, low: float, finite: bool
+) -> None:
     b, k = scores.shape
     blocks = cdiv(k, TILE_K)
     # Enough programs for four on each multiprocessor.
@@ -197,5 +205,6 @@ def _columns(scores: Tensor, rows: Tensor | None, out: Tensor, high: float, low:
         *(anchors, sums, out, k, parts),
         PARTS=next_power_of_2(parts),
         BLOCK_K=TILE_K,
+        FINITE=finite,
         num_warps=4,
     )

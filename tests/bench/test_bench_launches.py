@@ -32,7 +32,7 @@ def test_no_launch_is_added():
                     "if it must be so, run `fastssl bench launches`"
                 )
     assert known["nt_xent"]["forward"]["triton"]  # counts something
-    assert "add_" in known["MemoryQueue.enqueue"]["forward"]["torch"]
+    assert "index_copy_" in known["MemoryQueue.enqueue"]["forward"]["torch"]
 
 
 def test_table():

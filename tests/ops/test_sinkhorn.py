@@ -7,6 +7,7 @@ import torch
 
 import fastssl
 from fastssl.ops import sinkhorn, sinkhorn_columns, sinkhorn_potentials
+from fastssl.ops.sinkhorn import _reference_fwd
 from fastssl.reference import sinkhorn as reference
 from tests.cases import WITH_ISAS
 
@@ -163,11 +164,27 @@ def test_opcheck():
     for arguments in (
         (None, None, True, False),
         (None, columns, True, True),
+        (None, None, True, False, True),
         (torch.zeros(9, dtype=torch.float64), columns, False, False),
     ):
         torch.library.opcheck(raw, (x, 0.05, *arguments))
     torch.library.opcheck(whole, (x, 0.05, 3))
     torch.library.opcheck(whole, (20 * x, 0.05, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_log_sum_exps_become_potentials_if_so_wanted(backend):
+    """Other ranks may have scores where these have none, so their part stays as it is."""
+    x = scores(9, 20)
+    x[:, 4] = -INF
+    step = raw if backend == "native" else _reference_fwd
+    rows = torch.zeros(9, dtype=torch.float64)
+    for before in ((None, None), (rows, torch.zeros(20, dtype=torch.float64))):
+        part = step(x, 0.05, *before, True, False)[1]
+        whole = step(x, 0.05, *before, True, False, True)[1]
+        assert part[4] == -INF
+        assert whole[4] == 0
+        assert torch.equal(part[5:], whole[5:])
 
 
 def test_compile_fullgraph():
