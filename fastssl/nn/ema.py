@@ -114,20 +114,27 @@ class Follower(nn.Module):
 class _Plan:
     """Steps of a follower towards one source, as long as both hold the very tensors they do now.
 
-    The source itself is not held, and without it nothing of it.
+    Modules of the source are not held, and nothing of it once one of them is gone; the source
+    itself may be another container of the same each time.
     """
 
     def __init__(self, follower: Follower, source: nn.Module) -> None:
         mine, theirs = tensors_in(follower), tensors_in(source)
+        self._parts: list[Any] = [mine, theirs]
+        parts = self._parts
         self._plain = all(type(t) in PLAIN for t in mine + theirs)  # others hold tensors themselves
-        parts: list[Any] = [mine, theirs]
-        parts += [EmaUpdate(*pairs) for pairs in (follower.pairs(source), follower._rounded())]
-        self._parts = parts
-        self._source = weakref.ref(source, lambda _: parts.clear())
+        if self._plain:
+            parts += [EmaUpdate(*pairs) for pairs in (follower.pairs(source), follower._rounded())]
+
+        def forget(_: weakref.ref) -> None:
+            parts.clear()
+
+        owners = (m for m in source.modules() if m._parameters or m._buffers)
+        self._owners = [weakref.ref(owner, forget) for owner in owners]
 
     def __call__(self, follower: Follower, source: nn.Module, momentum: float | Tensor) -> bool:
         """Take a step; False where there is another plan to make, and nothing is done."""
-        if self._source() is not source:
+        if not self._parts:
             return False
         if not self._plain:
             follower._follow_anew(source, momentum)

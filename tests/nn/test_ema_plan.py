@@ -70,6 +70,10 @@ def test_a_plan_serves_every_step(plans):
     before = held(follower)
     follower.follow(nn.parallel.DataParallel(model), 0.5)
     check(follower, before, model, 0.5)
+    for _ in range(2):  # another container of the same, as methods make one
+        before = held(follower)
+        follower.follow(nn.Sequential(*model), 0.5)
+        check(follower, before, model, 0.5)
     model[0].weight.requires_grad_(False)  # frozen: it still follows
     model.eval()
     model.load_state_dict(network().state_dict())  # copied in place
