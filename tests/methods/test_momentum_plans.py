@@ -14,7 +14,7 @@ from fastssl.training.run import build_method
 
 def method_of(name):
     config = TrainConfig(method=name, encoder="small-cnn", head_hidden=8, head_out=8, batch_size=4)
-    return build_method(config, (1, 16, 16), samples=8)
+    return build_method(config, (1, 16, 16), samples=512)
 
 
 FOLLOWED = {"moco", "moco-v3", "byol", "dino"}
