@@ -12,7 +12,10 @@ from fastssl import reference
 from tests.numerics import GRADIENT, relative
 from tests.ops.test_similarity_lse_pairs import FORMS, NEEDS, inputs, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's log(0)
+pytestmark = [
+    pytest.mark.gpu,  # and here by the interpreter
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter's log(0)
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
