@@ -1,6 +1,6 @@
-// One view: resized into planes of floats, 0 to 255, then changed in as few passes as contrast, which
-// needs a mean first, and blur, which needs neighbours, allow. fastssl/reference/augment.py says what
-// each step is.
+// One view: rows of the resized crop go through the steps while they are in registers, and out, or into
+// planes of floats, 0 to 255, where the whole view is needed: contrast, which needs a mean first, turns,
+// and blur, which needs neighbours. fastssl/reference/augment.py says what each step is.
 
 FASTSSL_INLINE vf whole_of(vf x) {
   return __builtin_convertvector(__builtin_convertvector(x, vi), vf);
@@ -20,7 +20,18 @@ FASTSSL_INLINE vf fused(vf a, vf b, vf c) {
   return __builtin_convertvector(wide + __builtin_convertvector(c, vd), vf);
 }
 
+// Of constants too: what the compiler knows it compares with and takes apart again.
+FASTSSL_INLINE vf larger(vf a, vf b) { return vmax(a, apart(b)); }
+FASTSSL_INLINE vf smaller(vf a, vf b) {
+  b = apart(b);
+  return a < b ? a : b;
+}
+
 #include "shared/augment_pixels.h"
+
+#include "cpu/augment_resize.h"
+#include "cpu/augment_blur.h"
+#include "cpu/augment_write.h"
 
 template <bool quantized>
 struct Choose {
@@ -31,217 +42,184 @@ struct Choose<true> {
   using filter = FixedFilter<vi>;
 };
 
-// Steps from one on, up to the end or to a contrast that still needs its mean, which is taken on the
-// way. A grey image has one plane, for all three colours.
-template <bool quantized>
-static int pass(Steps& steps, int from, float* planes, int64_t colours, int64_t plane, int64_t n) {
-  int end = from;
-  while (end < steps.count && steps.list[end].ready) ++end;
-  const bool measured = end < steps.count;
-  double total = 0;
+// A quarter turn, counter-clockwise, of a square.
+static void turn(float* x, int64_t side, int64_t pitch, float* memory) {
+  for (int64_t y = 0; y < side; ++y)
+    for (int64_t i = 0; i < side; ++i) memory[(side - 1 - i) * pitch + y] = x[y * pitch + i];
+  for (int64_t i = 0; i < side * pitch; ++i) x[i] = memory[i];
+}
+
+// A sum of pixels.
+struct Total {
+  double whole = 0;
   vf part{};
-  for (int64_t i = 0; i < n; i += W) {
-    Pixels<vf> x;
-    x.red = load(planes + i);
-    x.green = colours == 3 ? load(planes + plane + i) : x.red;
-    x.blue = colours == 3 ? load(planes + 2 * plane + i) : x.red;
-    for (int s = from; s < end; ++s)
-      if (colours == 3 || steps.list[s].kind <= kToContrast) x = changed<quantized>(x, steps.list[s]);
-    if (end > from) {
-      store(planes + i, x.red);
-      if (colours == 3) store(planes + plane + i, x.green);
-      if (colours == 3) store(planes + 2 * plane + i, x.blue);
-    }
-    if (!measured) continue;
-    const vf grey = colours == 3 ? cut<quantized>(grey_of(x)) : x.red;
-    if (i + W <= n)
-      part += grey;
+  int64_t count = 0;
+
+  FASTSSL_MEMBER void add(vf x, int64_t pixels) {
+    if (pixels >= W)
+      part += x;
     else
-      for (int64_t l = 0; l < n - i; ++l) total += grey[l];
-    if (i / W % 64 == 63) {  // few enough that whole numbers stay exact
-      total += sum(part);
-      part = vf{};
+      for (int64_t l = 0; l < pixels; ++l) whole += x[l];
+  }
+
+  FASTSSL_MEMBER void end_row(int64_t pixels) {
+    count += pixels / W;
+    if (count < 64) return;  // few enough that whole numbers stay exact
+    whole += sum(part);
+    part = vf{};
+    count = 0;
+  }
+
+  double all() const { return whole + sum(part); }
+};
+
+template <bool quantized, int C>
+struct Maker {
+  using Rows = Resizer<typename Choose<quantized>::filter, C>;
+
+  static int64_t floats(const AugmentProblem& p, int64_t sh, int64_t sw) {
+    const int64_t pitch = round_up(p.width, W), blur = Blur::floats(p.width, p.taps) + C * kBlurred * pitch;
+    const int64_t resize = Rows::floats(sh, sw, p.height, p.width), turns = p.height * pitch;
+    const int64_t most = resize > turns ? resize : turns;
+    return C * p.height * pitch + (most > blur ? most : blur);
+  }
+
+  Maker(const AugmentProblem& p, int64_t row, float* memory)
+      : p(p),
+        q(p.parameters + row * kAugmentColumns),
+        out{p, q, row},
+        pitch(round_up(p.width, W)),
+        planes(memory),
+        memory(memory + C * p.height * pitch) {
+    list_steps(q, steps);
+    if (C == 3) return;
+    int kept = 0;  // of the steps, those that a grey image has
+    for (int s = 0; s < steps.count; ++s)
+      if (steps.list[s].kind <= kToContrast) steps.list[kept++] = steps.list[s];
+    steps.count = kept;
+  }
+
+  void make(const Crop& crop) {
+    int measured = 0;  // the steps before the one that needs a mean
+    while (measured < steps.count && steps.list[measured].ready) ++measured;
+    const bool whole = q[kTurns] != 0 || q[kSigma] != 0, twice = measured < steps.count;
+    const double grey = resize(crop, measured, twice, !twice && !whole);
+    if (twice) {
+      steps.list[measured].mean = float(grey / double(p.height * p.width));
+      for (int64_t y = 0; y < p.height; ++y)
+        for (int64_t x = 0; x < p.width; x += W) {
+          const Pixels<vf> pixels = stepped(kept(planes, y, x, p.height), measured, steps.count);
+          if (whole)
+            keep(y, x, pixels);
+          else
+            out.write(y, x, pixels);
+        }
+    }
+    if (whole) finish();
+    out.erase();
+  }
+
+ private:
+  FASTSSL_MEMBER Pixels<vf> stepped(Pixels<vf> pixels, int from, int to) const {
+    for (int s = from; s < to; ++s) pixels = changed<quantized>(pixels, steps.list[s]);
+    return pixels;
+  }
+
+  FASTSSL_MEMBER Pixels<vf> kept(const float* from, int64_t y, int64_t x, int64_t height) const {
+    const float* at = from + y * pitch + x;
+    const int64_t plane = height * pitch;
+    return {load(at), load(at + C / 2 * plane), load(at + (C - 1) * plane)};
+  }
+
+  FASTSSL_MEMBER void keep(int64_t y, int64_t x, const Pixels<vf>& pixels) const {
+    float* at = planes + y * pitch + x;
+    const int64_t plane = p.height * pitch;
+    store(at, pixels.red);
+    if (C == 1) return;
+    store(at + plane, pixels.green);
+    store(at + 2 * plane, pixels.blue);
+  }
+
+  // With the first steps; what grey sums up to, if it is measured.
+  double resize(const Crop& crop, int count, bool measure, bool direct) {
+    Total grey;
+    Rows rows(crop, p.height, p.width, q[kFlip] != 0, memory);
+    for (int64_t y = 0; y < p.height; ++y) {
+      rows.go_to(y);
+      const int64_t to = q[kFlipVertical] != 0 ? p.height - 1 - y : y;
+      for (int64_t x = 0; x < p.width; x += W) {
+        const Pixels<vf> pixels = stepped(rows.pixels(x), 0, count);
+        if (measure) grey.add(C == 3 ? cut<quantized>(grey_of(pixels)) : pixels.red, p.width - x);
+        if (direct)
+          out.write(to, x, pixels);
+        else
+          keep(to, x, pixels);
+      }
+      grey.end_row(p.width);
+    }
+    return grey.all();
+  }
+
+  // What is done to whole planes, and out.
+  void finish() {
+    const int64_t plane = p.height * pitch;
+    for (int k = 0; k < C; ++k)
+      for (int turns = int(q[kTurns]); turns > 0; --turns) turn(planes + k * plane, p.height, pitch, memory);
+    if (q[kSigma] == 0) {
+      for (int64_t y = 0; y < p.height; ++y)
+        for (int64_t x = 0; x < p.width; x += W) out.write(y, x, kept(planes, y, x, p.height));
+      return;
+    }
+    const Blur blur(p.height, p.width, p.taps, q[kSigma], memory);
+    float* blurred = memory + Blur::floats(p.width, p.taps);  // [C, kBlurred, pitch]
+    for (int64_t y = 0; y < C * p.height; ++y) blur.across(planes + y * pitch);
+    for (int64_t y = 0; y < p.height; y += kBlurred) {
+      for (int k = 0; k < C; ++k) blur.down(planes + k * plane, y, blurred + k * kBlurred * pitch);
+      for (int64_t row = 0; row < lower(kBlurred, p.height - y); ++row)
+        for (int64_t x = 0; x < p.width; x += W) {
+          Pixels<vf> pixels = kept(blurred, row, x, kBlurred);
+          if (quantized) pixels = {rounded(pixels.red), rounded(pixels.green), rounded(pixels.blue)};
+          out.write(y + row, x, pixels);
+        }
     }
   }
-  if (measured) {
-    steps.list[end].mean = float((total + sum(part)) / double(n));
-    steps.list[end].ready = true;
-  }
-  return end;
-}
 
-// The sum of so many rows of two vectors, each by its weight.
-FASTSSL_INLINE void weighed(const float* const* rows, int64_t at, const float* weights, int64_t count,
-                            vf& first, vf& second) {
-  first = second = vf{};
-  for (int64_t j = 0; j < count; ++j) {
-    const vf weight = splat(weights[j]);
-    first += weight * load(rows[j] + at);
-    second += weight * load(rows[j] + at + W);
-  }
-}
+  const AugmentProblem& p;
+  const float* q;
+  const Writer<C> out;
+  const int64_t pitch;
+  float *planes, *memory;  // [C, height, pitch]; what is needed for a while
+  Steps steps;
+};
 
-// A Gaussian along rows, then along columns.
-template <bool quantized>
-static void blur(float* x, int64_t h, int64_t w, int64_t taps, float sigma, float* memory) {
-  const int64_t r = blur_radius(taps, sigma);
-  float* weights = memory;  // [2r + 1]
-  memory += round_up(taps, W);
-  double sum = 0;
-  for (int pass = 0; pass < 2; ++pass)
-    for (int64_t i = -r; i <= r; ++i) {
-      const double weight = gaussian(i, sigma);
-      if (pass)
-        weights[i + r] = float(weight / sum);
-      else
-        sum += weight;
-    }
-  auto** rows = reinterpret_cast<const float**>(memory);  // [2r + 1]
-  memory += 2 * round_up(taps, W);
-  const int64_t pitch = round_up(w, 2 * W);
-  float* row = memory;                                // [w + 2r], then as much as a vector reads
-  float* across = row + round_up(pitch + 2 * r, W);  // [h, pitch]
-  vf first, second;
-  for (int64_t j = 0; j <= 2 * r; ++j) rows[j] = row + j;
-  for (int64_t y = 0; y < h; ++y) {
-    const float* from = x + y * w;
-    for (int64_t i = 0; i < w; ++i) row[i + r] = from[i];
-    for (int64_t i = 0; i < r; ++i) {
-      row[i] = from[reflected(i - r, w)];
-      row[w + r + i] = from[reflected(w + i, w)];
-    }
-    for (int64_t i = 0; i < w; i += 2 * W) {
-      weighed(rows, i, weights, 2 * r + 1, first, second);
-      store(across + y * pitch + i, first);
-      store(across + y * pitch + i + W, second);
-    }
-  }
-  for (int64_t y = 0; y < h; ++y) {
-    for (int64_t j = 0; j <= 2 * r; ++j) rows[j] = across + reflected(y + j - r, h) * pitch;
-    for (int64_t i = 0; i < w; i += 2 * W) {
-      weighed(rows, i, weights, 2 * r + 1, first, second);
-      store_some(x + y * w + i, quantized ? rounded(first) : first, w - i);
-      if (i + W < w) store_some(x + y * w + i + W, quantized ? rounded(second) : second, w - i - W);
-    }
-  }
-}
-
-// Quarter turns, counter-clockwise, of a square.
-static void turn(float* x, int64_t side, int turns, float* memory) {
-  for (; turns > 0; --turns) {
-    for (int64_t y = 0; y < side; ++y)
-      for (int64_t i = 0; i < side; ++i) memory[(side - 1 - i) * side + y] = x[y * side + i];
-    for (int64_t i = 0; i < side * side; ++i) x[i] = memory[i];
-  }
-}
-
-// Vectors as they are written, to the nearest.
-typedef uint32_t bits_v __attribute__((vector_size(4 * W)));
-typedef half_v half_v_unaligned __attribute__((aligned(2), may_alias));
-
-FASTSSL_INLINE void put(float* to, vf x) { store(to, x); }
-FASTSSL_INLINE void put(BFloat16* to, vf x) {
-  const bits_v bits = (bits_v)x, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  *reinterpret_cast<half_v_unaligned*>(to) =
-      __builtin_convertvector(x == x ? nearest : bits_v{} + 0x7fc0, half_v);
-}
-FASTSSL_INLINE void put(Float16* to, vf x) {
-  alignas(64) float values[W];
-  store(values, x);
-  for (int l = 0; l < W; ++l) narrow(values[l], to[l]);
-}
-
-// Three vectors as one stretch of their lanes in turn: its vector number M.
-template <int M, int... I>
-FASTSSL_INLINE vf interleaved(vf a, vf b, vf c, Ints<I...>) {
-  const vf two = FASTSSL_SHUFFLE(a, b, ((M * W + I) % 3 == 1 ? W : 0) + (M * W + I) / 3 ...);
-  return FASTSSL_SHUFFLE(two, c, ((M * W + I) % 3 == 2 ? W + (M * W + I) / 3 : I)...);
-}
-
-template <class Out>
-static void write(const AugmentProblem& p, const float* q, int64_t row, const float* planes,
-                  int64_t plane) {
-  using Lanes = typename Count<W>::type;
-  const int64_t c = p.channels, n = p.height * p.width, whole = n / W * W;
-  auto* out = reinterpret_cast<Out*>(p.out) + row * c * n;
-  const float threshold = q[kSolarize];
-  const auto normalised = [&](int64_t k, int64_t i) {
-    const vf x = load(planes + k * plane + i);
-    return (x >= threshold ? 255 - x : x) * p.gain[k] + p.bias[k];
-  };
-  const bool woven = p.channels_last && c == 3;
-  for (int64_t i = 0; i < whole && woven; i += W) {
-    const vf red = normalised(0, i), green = normalised(1, i), blue = normalised(2, i);
-    put(out + 3 * i, interleaved<0>(red, green, blue, Lanes{}));
-    put(out + 3 * i + W, interleaved<1>(red, green, blue, Lanes{}));
-    put(out + 3 * i + 2 * W, interleaved<2>(red, green, blue, Lanes{}));
-  }
-  const int64_t pixel = p.channels_last ? c : 1, channel = p.channels_last ? 1 : n;
-  for (int64_t k = 0; k < c; ++k) {
-    Out* to = out + k * channel;
-    for (int64_t i = 0; i < whole && !woven; i += W) put(to + i, normalised(k, i));
-    if (whole < n) {
-      Out last[W];
-      put(last, normalised(k, whole));
-      for (int64_t l = 0; l < n - whole; ++l) to[(whole + l) * pixel] = last[l];
-    }
-    for (int64_t y = 0; y < int64_t(q[kEraseHeight]); ++y)
-      for (int64_t i = 0; i < int64_t(q[kEraseWidth]); ++i)
-        to[((int64_t(q[kEraseTop]) + y) * p.width + int64_t(q[kEraseLeft]) + i) * pixel] = Out{};
-  }
-}
-
-static int64_t plane_of(const AugmentProblem& p) { return round_up(p.height * p.width, W); }
-
-static int64_t augment_scratch(const AugmentProblem& p) {
-  const int64_t pitch = round_up(p.width, 2 * W);
-  int64_t most = 3 * round_up(p.taps, W) + round_up(pitch + p.taps, W) + p.height * pitch;  // blur, turns
-  for (int64_t i = 0; i < p.rows; ++i) {
-    const float* q = p.parameters + i * kAugmentColumns;
-    const auto h = int64_t(q[kHeight]), w = int64_t(q[kWidth]);
-    const int64_t needed = p.quantized ? resize_floats<FixedFilter<vi>>(h, w, p.channels, p.height, p.width)
-                                       : resize_floats<FloatFilter<vf>>(h, w, p.channels, p.height, p.width);
-    most = most < needed ? needed : most;
-  }
-  return p.channels * plane_of(p) + round_up(most, W);
-}
-
-template <bool quantized>
-static void view(const AugmentProblem& p, int64_t row, float* planes) {
-  using Filter = typename Choose<quantized>::filter;
+template <bool quantized, int C>
+static void make_view(const AugmentProblem& p, int64_t row, float* memory) {
   const float* q = p.parameters + row * kAugmentColumns;
-  const int64_t image = row % p.images, c = p.channels, plane = plane_of(p);
-  const int64_t h = p.sizes[2 * image], w = p.sizes[2 * image + 1];
-  float* memory = planes + c * plane;
+  const int64_t image = row % p.images, h = p.sizes[2 * image], w = p.sizes[2 * image + 1];
   Crop crop{.height = int64_t(q[kHeight]),
             .width = int64_t(q[kWidth]),
-            .channels = c,
-            .row = p.planar ? w : w * c,
-            .pixel = p.planar ? 1 : c,
-            .channel = p.planar ? h * w : 1,
-            .flip = q[kFlip] != 0,
-            .flip_vertical = q[kFlipVertical] != 0};
+            .row = p.planar ? w : w * C,
+            .pixel = p.planar ? 1 : C,
+            .channel = p.planar ? h * w : 1};
   crop.data = p.data + p.offsets[image] + int64_t(q[kTop]) * crop.row + int64_t(q[kLeft]) * crop.pixel;
-  resize<Filter>(crop, p.height, p.width, planes, plane, memory);
-  for (int64_t k = 0; k < c && q[kTurns] != 0; ++k)
-    turn(planes + k * plane, p.height, int(q[kTurns]), memory);
-  Steps steps;
-  list_steps(q, steps);
-  for (int at = 0; at < steps.count;)
-    at = pass<quantized>(steps, at, planes, c, plane, p.height * p.width);
-  for (int64_t k = 0; k < c && q[kSigma] != 0; ++k)
-    blur<quantized>(planes + k * plane, p.height, p.width, p.taps, q[kSigma], memory);
-  if (p.element == Element::bfloat16)
-    write<BFloat16>(p, q, row, planes, plane);
-  else if (p.element == Element::float16)
-    write<Float16>(p, q, row, planes, plane);
-  else
-    write<float>(p, q, row, planes, plane);
+  Maker<quantized, C>(p, row, memory).make(crop);
 }
 
-static void augment_view(const AugmentProblem& p, int64_t row, float* scratch) {
-  if (p.quantized)
-    view<true>(p, row, scratch);
+static int64_t augment_scratch(const AugmentProblem& p) {
+  const auto floats = p.channels == 3 ? (p.quantized ? Maker<true, 3>::floats : Maker<false, 3>::floats)
+                                      : (p.quantized ? Maker<true, 1>::floats : Maker<false, 1>::floats);
+  int64_t most = 0;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    const float* q = p.parameters + i * kAugmentColumns;
+    const int64_t needed = floats(p, int64_t(q[kHeight]), int64_t(q[kWidth]));
+    most = most < needed ? needed : most;
+  }
+  return most;
+}
+
+static void augment_view(const AugmentProblem& p, int64_t row, float* memory) {
+  if (p.channels == 3)
+    p.quantized ? make_view<true, 3>(p, row, memory) : make_view<false, 3>(p, row, memory);
   else
-    view<false>(p, row, scratch);
+    p.quantized ? make_view<true, 1>(p, row, memory) : make_view<false, 1>(p, row, memory);
 }

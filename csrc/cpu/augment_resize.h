@@ -1,168 +1,301 @@
 // A crop of an image, resized by a triangle filter (antialiased, align_corners=False): rows first, then
-// columns, in float or as torch has it for bytes, in fixed point with bytes between.
+// columns, in float or as torch has it for bytes, in fixed point with bytes between. A row of the view
+// is a sum of a few narrowed rows of the crop, which wait in a ring that the cache holds.
 
 #include "shared/augment_filters.h"
 
-FASTSSL_INLINE int64_t reach_of(int64_t source, int64_t target) {  // most weights a pixel may have
-  return source <= target ? 3 : 2 * (source / target + 1) + 2;
-}
+FASTSSL_INLINE vf get(const float* p) { return load(p); }
+FASTSSL_INLINE vi get(const int32_t* p) { return (vi)load(reinterpret_cast<const float*>(p)); }
+FASTSSL_INLINE void put(float* p, vf x) { store(p, x); }
+FASTSSL_INLINE void put(int32_t* p, vi x) { store(reinterpret_cast<float*>(p), (vf)x); }
 
-// Each target pixel's weights of source pixels, as many for every one: where it takes less, 0.
+typedef uint32_t bits_v __attribute__((vector_size(4 * W)));
+
+// Of one side of the view, each pixel's weights of the crop's, as many for every one: where it takes
+// less, 0. Lanes beyond the side are as its last.
 template <class Filter>
 struct Weights {
   using number = typename Filter::number;
-  int64_t count = 0;
-  number* weights;  // [target, count]
-  int32_t* first;   // [target], so that all of count are within the source
+  using vec = typename Filter::vec;
+  const int64_t source, target;
+  const bool mirrored;
+  int32_t* const first;  // [target], where its weights begin, all of count within the crop
+  number* const table;   // [target / W, count, W]; or, not lanewise, [target, wide]
+  const int64_t count;
+  int64_t wide, span = 0;  // span: the most pixels that a vector of these needs
+  bool lanewise;
   int bits = 0;
 
   static int64_t floats(int64_t source, int64_t target) {
-    return target * (reach_of(source, target) + 1);
+    return round_up(target, W) * (round_up(most_weights(source, target), W) + 1);
   }
 
-  Weights(int64_t source, int64_t target, double* row, float* memory)
-      : weights(reinterpret_cast<number*>(memory)),
-        first(reinterpret_cast<int32_t*>(memory + target * reach_of(source, target))) {
-    double largest = 0, sum = 0;
-    const auto fill = [&](const Triangle& t) {  // the row of a pixel
-      sum = 0;
-      for (int64_t j = t.begin; j < t.end; ++j) sum += row[j - t.begin] = height_at(t, j);
-    };
+  // Where a vector of pixels cannot be picked from four of the crop's, `dots` has each take its own.
+  Weights(int64_t source, int64_t target, bool mirrored, bool dots, float* memory)
+      : source(source),
+        target(target),
+        mirrored(mirrored),
+        first(reinterpret_cast<int32_t*>(memory)),
+        table(reinterpret_cast<number*>(memory + round_up(target, W))),
+        count(most_weights(source, target)) {
+    const int64_t parts = 2 * target, step = source / target, rest = 2 * source % parts;
+    int64_t low = source - half_width(source, target) + target;  // as triangle_of has it, without dividing
+    int64_t begin = low >= 0 ? low / parts : -((parts - 1 - low) / parts);
+    low -= begin * parts;
     for (int64_t i = 0; i < target; ++i) {
-      const Triangle t = triangle_of(source, target, i);
-      count = count < t.end - t.begin ? t.end - t.begin : count;
-      if (!Filter::fixed) continue;
-      fill(t);
-      for (int64_t j = 0; j < t.end - t.begin; ++j)
-        largest = row[j] / sum > largest ? row[j] / sum : largest;
+      first[mirrored ? target - 1 - i : i] = int32_t(lower(begin > 0 ? begin : 0, source - count));
+      low += rest;
+      begin += step + (low >= parts);
+      low -= low >= parts ? parts : 0;
     }
-    bits = Filter::bits(largest);
-    for (int64_t i = 0; i < target; ++i) {
-      const Triangle t = triangle_of(source, target, i);
-      fill(t);
-      first[i] = int32_t(lower(t.begin, source - count));
-      number* to = weights + i * count;
-      for (int64_t j = 0; j < count; ++j) to[j] = 0;
-      for (int64_t j = t.begin; j < t.end; ++j)
-        to[j - first[i]] = Filter::weight(row[j - t.begin] / sum, bits);
+    for (int64_t i = target; i < round_up(target, W); ++i) first[i] = first[target - 1];
+    for (int64_t i = 0; i < target; i += W) {
+      const int64_t all = first[i] + first[i + W - 1] - 2 * base(i) + count;
+      span = span < all ? all : span;
     }
+    lanewise = !dots || span <= 4 * W;
+    wide = lanewise ? count : round_up(count, W);
+    if (Filter::fixed) bits = Filter::bits(tabulate());
+    tabulate();
+  }
+
+  FASTSSL_MEMBER int64_t base(int64_t i) const { return lower(first[i], first[i + W - 1]); }
+
+ private:
+  // The largest is returned.
+  double tabulate() const {
+    vd largest{};
+    for (int64_t i = 0; i < round_up(target, W); i += W) {
+      vi at = lanes() + int32_t(i);
+      at = at < int32_t(target) ? at : vi{} + int32_t(target - 1);
+      at = mirrored ? int32_t(target - 1) - at : at;
+      // Of the first from the centre, in parts; the products may wrap, this does not.
+      const vi away = vi((2 * bits_v(get(first + i)) + 1) * uint32_t(target) -
+                         (2 * bits_v(at) + 1) * uint32_t(source));
+      const auto height = [&](int64_t j) {
+        vi part = away + int32_t(2 * target * j);
+        part = int32_t(half_width(source, target)) - (part < 0 ? -part : part);
+        return part > 0 ? part : vi{};
+      };
+      vd total{};
+      for (int64_t j = 0; j < count; ++j) total += __builtin_convertvector(height(j), vd);
+      const vf share = 1 / __builtin_convertvector(total, vf);
+      for (int64_t j = 0; j < wide; ++j) {
+        vec made{};
+        if (j >= count) {
+        } else if constexpr (Filter::fixed) {
+          const vd weight = __builtin_convertvector(height(j), vd) / total;
+          largest = weight > largest ? weight : largest;
+          made = __builtin_convertvector(Filter::scaled(weight, bits), vi);
+        } else {
+          made = __builtin_convertvector(height(j), vf) * share;
+        }
+        if (lanewise)
+          put(table + i * wide + j * W, made);
+        else
+          for (int l = 0; l < W; ++l) table[(i + l) * wide + j] = made[l];
+      }
+    }
+    double most = 0;
+    for (int l = 0; l < W && Filter::fixed; ++l) most = most < largest[l] ? largest[l] : most;
+    return most;
   }
 };
-
-FASTSSL_INLINE void store_some(float* to, vf x, int64_t count) {
-  if (count >= W)
-    store(to, x);
-  else
-    for (int64_t l = 0; l < count; ++l) to[l] = x[l];
-}
 
 struct Crop {
   const uint8_t* data;  // its first pixel
-  int64_t height, width, channels, row, pixel, channel;  // strides in bytes
-  bool flip, flip_vertical;
+  int64_t height, width, row, pixel, channel;  // strides in bytes
 };
 
-constexpr int64_t kStripe = 32;  // rows of the view that are made at a time
-
-FASTSSL_INLINE int64_t stripe_rows(int64_t source, int64_t target) {
-  return round_up(lower(source, kStripe * source / target + 2 + reach_of(source, target)), W);
-}
-
-template <class Filter>
-static int64_t resize_floats(int64_t sh, int64_t sw, int64_t c, int64_t h, int64_t w) {
-  return Weights<Filter>::floats(sw, w) + Weights<Filter>::floats(sh, h) +
-         round_up(sw * c, W) * W + (round_up(w, W) * (W + c * stripe_rows(sh, h))) +
-         2 * (reach_of(sw, w) + reach_of(sh, h)) + 4 * W;
+// The lanes K, K + 3, … of three vectors side by side.
+template <int K, int... I>
+FASTSSL_INLINE vf every_third(vf a, vf b, vf c, Ints<I...>) {
+  const vf two = FASTSSL_SHUFFLE(a, b, (3 * I + K < 2 * W ? 3 * I + K : 0)...);
+  return FASTSSL_SHUFFLE(two, c, (3 * I + K < 2 * W ? I : 3 * I + K - W)...);
 }
 
 typedef uint16_t half_v __attribute__((vector_size(2 * W)));
 typedef uint8_t bytes_v __attribute__((vector_size(W)));
 typedef bytes_v bytes_v_unaligned __attribute__((aligned(1), may_alias));
 
-// W rows of the crop, from one on, as columns: tile[j] has the j-th byte of each; what is below the
-// crop repeats its last row.
-template <class Filter>
-FASTSSL_INLINE void crop_tile(const Crop& crop, int64_t row, const uint8_t* plane, int64_t bytes,
-                              typename Filter::vec* tile) {
-  using number = typename Filter::number;
-  const uint8_t* from[W];
-  for (int r = 0; r < W; ++r) from[r] = plane + lower(row + r, crop.height - 1) * crop.row;
-  int64_t j = 0;
-  for (; j + W <= bytes; j += W) {
-    vf v[W];
-    for (int r = 0; r < W; ++r) {
-      const auto bytes = *reinterpret_cast<const bytes_v_unaligned*>(from[r] + j);
-      const auto wide = __builtin_convertvector(__builtin_convertvector(bytes, half_v), vi);
-      v[r] = (vf)__builtin_convertvector(wide, typename Filter::vec);
-    }
-    transpose(v);
-    for (int l = 0; l < W; ++l) tile[j + l] = (typename Filter::vec)v[l];
-  }
-  for (; j < bytes; ++j)
-    for (int r = 0; r < W; ++r) reinterpret_cast<number*>(tile + j)[r] = number(from[r][j]);
+template <class vec>
+FASTSSL_INLINE vec widened(const uint8_t* bytes) {
+  bytes_v narrow = *reinterpret_cast<const bytes_v_unaligned*>(bytes);
+#if defined(__x86_64__)  // lest the compiler takes bytes to floats one by one
+  if constexpr (W > 4) asm("" : "+x"(narrow));
+  vi wide = __builtin_convertvector(narrow, vi);
+  if constexpr (W > 4) asm("" : "+x"(wide));
+#else
+  const vi wide = __builtin_convertvector(narrow, vi);
+#endif
+  return __builtin_convertvector(wide, vec);
 }
 
-// A crop's pixels, 0 to 255, at another size: planes [h, w], so many floats apart.
-template <class Filter>
-static void resize(const Crop& crop, int64_t h, int64_t w, float* out, int64_t plane, float* memory) {
+// Of the lanes of two vectors side by side, any, by their numbers modulo 2W.
+FASTSSL_INLINE vf picked(vf a, vf b, vi which) {
+#if defined(__clang__)
+  vf x;
+  for (int l = 0; l < W; ++l) x[l] = (which[l] & W ? b : a)[which[l] & (W - 1)];
+  return x;
+#else
+  return __builtin_shuffle(a, b, which);
+#endif
+}
+
+constexpr int64_t kNarrowed = 4;  // rows of the crop that are narrowed at a time
+
+template <class Filter, int C>
+class Resizer {
   using vec = typename Filter::vec;
   using number = typename Filter::number;
-  const int64_t c = crop.channels, pitch = round_up(w, W);
-  const int64_t rows = stripe_rows(crop.height, h);
-  auto* tile = reinterpret_cast<vec*>(memory);                  // [bytes, W]
-  memory += round_up(crop.width * c, W) * W;
-  auto* turned = reinterpret_cast<vec*>(memory);                // [pitch, W]
-  memory += pitch * W;
-  auto* narrowed = reinterpret_cast<number*>(memory);           // [C, rows, pitch]
-  memory += c * rows * pitch;
-  auto* one = reinterpret_cast<double*>(memory);
-  memory += 2 * (reach_of(crop.width, w) + reach_of(crop.height, h));
-  const Weights<Filter> across(crop.width, w, one, memory);
-  memory += Weights<Filter>::floats(crop.width, w);
-  const Weights<Filter> down(crop.height, h, one, memory);
 
-  const bool planar = crop.pixel == 1;
-  const int64_t step = planar ? 1 : c;
-  for (int64_t x = w; x < pitch; ++x) turned[x] = vec{};
-  for (int64_t y0 = 0; y0 < h; y0 += kStripe) {
-    const int64_t y1 = lower(y0 + kStripe, h);
-    const int64_t begin = down.first[y0], end = down.first[y1 - 1] + down.count;
-    for (int64_t row = begin; row < end; row += W) {
-      for (int64_t k = 0; k < c; ++k) {
-        if (planar || k == 0)
-          crop_tile<Filter>(crop, row, crop.data + (planar ? k * crop.channel : 0), crop.width * step,
-                            tile);
-        const vec* column = tile + (planar ? 0 : k);
-        for (int64_t x = 0; x < w; ++x) {
-          const int64_t at = crop.flip ? w - 1 - x : x;
-          const number* weight = across.weights + at * across.count;
-          const vec* from = column + across.first[at] * step;
-          vec sum{};
-          for (int64_t j = 0; j < across.count; ++j) sum += weight[j] * from[j * step];
-          turned[x] = Filter::finish(sum, across.bits);
-        }
-        number* to = narrowed + (k * rows + row - begin) * pitch;
-        for (int64_t x = 0; x < pitch; x += W) {
-          vf v[W];
-          for (int l = 0; l < W; ++l) v[l] = (vf)turned[x + l];
-          transpose(v);
-          for (int r = 0; r < W; ++r) store(reinterpret_cast<real*>(to + r * pitch + x), v[r]);
-        }
-      }
+ public:
+  static int64_t floats(int64_t sh, int64_t sw, int64_t h, int64_t w) {
+    return Weights<Filter>::floats(sw, w) + Weights<Filter>::floats(sh, h) +
+           C * (kNarrowed * reach(sw) + ring_rows(most_weights(sh, h)) * round_up(w, W)) +
+           round_up(2 * most_weights(sh, h), W);
+  }
+
+  Resizer(const Crop& crop, int64_t h, int64_t w, bool flip, float* memory)
+      : crop(crop),
+        pitch(round_up(w, W)),
+        across(crop.width, w, flip, true, memory),
+        down(crop.height, h, false, false, memory += Weights<Filter>::floats(crop.width, w)) {
+    memory += Weights<Filter>::floats(crop.height, h);
+    wide = reinterpret_cast<number*>(memory);
+    memory += C * kNarrowed * reach(crop.width);
+    ring = reinterpret_cast<number*>(memory);
+    kept = ring_rows(down.count);
+    memory += kept * C * pitch;
+    rows = reinterpret_cast<const number**>(memory);
+    for (int64_t l = 0; l < C * kNarrowed && !across.lanewise; ++l)  // weighs nothing, so must be a number
+      for (int64_t x = crop.width; x < reach(crop.width); ++x) wide[l * reach(crop.width) + x] = 0;
+  }
+
+  // Rows of the view are made in their order.
+  void go_to(int64_t y) {
+    const int64_t begin = down.first[y], end = begin + down.count;
+    for (; next < end; next += kNarrowed) narrow_rows(lower(kNarrowed, crop.height - next));
+    for (int64_t j = 0; j < down.count; ++j) rows[j] = ring + ((begin + j) & (kept - 1)) * C * pitch;
+    weights = down.table + y / W * W * down.count + y % W;
+  }
+
+  // W pixels of that row, 0 to 255.
+  FASTSSL_MEMBER Pixels<vf> pixels(int64_t x) const {
+    vec sums[C]{};
+    for (int64_t j = 0; j < down.count; ++j) {
+      const vec weight = vec{} + weights[j * W];
+      for (int k = 0; k < C; ++k) sums[k] += weight * get(rows[j] + k * pitch + x);
     }
-    for (int64_t k = 0; k < c; ++k) {
-      for (int64_t y = y0; y < y1; ++y) {
-        const number* weight = down.weights + y * down.count;
-        const number* from = narrowed + (k * rows + down.first[y] - begin) * pitch;
-        float* to = out + k * plane + (crop.flip_vertical ? h - 1 - y : y) * w;
-        for (int64_t x = 0; x < w; x += W) {
-          vec sum{};
-          for (int64_t j = 0; j < down.count; ++j)
-            sum += weight[j] * (vec)load(reinterpret_cast<const real*>(from + j * pitch + x));
-          const vf value = __builtin_convertvector(Filter::finish(sum, down.bits), vf);
-          store_some(to + x, value, w - x);
-        }
+    const auto colour = [&](int k) {
+      return __builtin_convertvector(Filter::finish(sums[k], down.bits), vf);
+    };
+    return {colour(0), colour(C / 2), colour(C - 1)};
+  }
+
+ private:
+  // Of a row, and what is read beyond it and picked by nobody.
+  static int64_t reach(int64_t width) { return round_up(width, W) + 4 * W; }
+  static int64_t ring_rows(int64_t count) {  // a power of two
+    int64_t rows = kNarrowed;
+    while (rows < count + kNarrowed - 1) rows *= 2;
+    return rows;
+  }
+
+  void widen_row(int64_t row, number* to) const {
+    using Lanes = typename Count<W>::type;
+    const uint8_t* from = crop.data + row * crop.row;
+    const int64_t width = crop.width, line = reach(width), whole = width / W * W;
+    if (crop.pixel == 1 || C == 1) {
+      for (int k = 0; k < C; ++k) {
+        const uint8_t* bytes = from + k * crop.channel;
+        for (int64_t x = 0; x < whole; x += W) put(to + k * line + x, widened<vec>(bytes + x));
+        if (whole > 0) put(to + k * line + width - W, widened<vec>(bytes + width - W));
+        for (int64_t x = 0; x < width && whole == 0; ++x) to[k * line + x] = number(bytes[x]);
       }
+      return;
+    }
+    const auto three = [&](int64_t x) {
+      const vf a = (vf)widened<vec>(from + 3 * x), b = (vf)widened<vec>(from + 3 * x + W),
+               c = (vf)widened<vec>(from + 3 * x + 2 * W);
+      put(to + x, (vec)every_third<0>(a, b, c, Lanes{}));
+      put(to + line + x, (vec)every_third<1>(a, b, c, Lanes{}));
+      put(to + 2 * line + x, (vec)every_third<2>(a, b, c, Lanes{}));
+    };
+    for (int64_t x = 0; x < whole; x += W) three(x);
+    if (whole > 0) three(width - W);
+    for (int64_t x = 0; x < width && whole == 0; ++x)
+      for (int k = 0; k < C; ++k) to[k * line + x] = number(from[x * C + k]);
+  }
+
+  // A vector of pixels of each line, from as many weights as N, or any where that is 0, and V pairs of
+  // vectors of the crop.
+  template <int V, int N>
+  FASTSSL_MEMBER void narrow_vector(int64_t i, int64_t lines, number* to) const {
+    const int64_t count = N ? N : across.count, line = reach(crop.width), base = across.base(i);
+    const vi index = get(across.first + i) - int32_t(base);
+    const number* weight = across.table + i * across.count;
+    for (int64_t l = 0; l < lines; ++l) {
+      const float* from = reinterpret_cast<const float*>(wide + l * line + base);
+      vf part[2 * V];
+      for (int v = 0; v < 2 * V; ++v) part[v] = load(from + v * W);
+      vec sum{};
+      for (int64_t j = 0; j < count; ++j) {
+        const vi at = index + int32_t(j);
+        vf x = picked(part[0], part[1], at);
+        if constexpr (V == 2) x = at < 2 * W ? x : picked(part[2], part[3], at);
+        sum += get(weight + j * W) * (vec)x;
+      }
+      put(to + l * pitch + i, Filter::finish(sum, across.bits));
     }
   }
-}
+
+  // The same where a pixel takes so many weights that they are worth vectors of their own.
+  void narrow_dots(int64_t i, int64_t lines, number* to) const {
+    for (int64_t l = 0; l < lines; ++l) {
+      vf sums[W];
+      for (int p = 0; p < W; ++p) {
+        const number* weight = across.table + (i + p) * across.wide;
+        const number* from = wide + l * reach(crop.width) + across.first[i + p];
+        vec sum{};
+        for (int64_t j = 0; j < across.count; j += W) sum += get(weight + j) * get(from + j);
+        sums[p] = (vf)sum;
+      }
+      transpose(sums);
+      vec sum = (vec)sums[0];
+      for (int p = 1; p < W; ++p) sum += (vec)sums[p];
+      put(to + l * pitch + i, Filter::finish(sum, across.bits));
+    }
+  }
+
+  template <int V, int N>
+  void narrow_lines(int64_t lines, number* to) const {
+    for (int64_t i = 0; i < pitch; i += W) narrow_vector<V, N>(i, lines, to);
+  }
+
+  void narrow_rows(int64_t count) const {
+    for (int64_t r = 0; r < count; ++r) widen_row(next + r, wide + r * C * reach(crop.width));
+    number* to = ring + (next & (kept - 1)) * C * pitch;
+    const int64_t lines = count * C;
+    if (!across.lanewise)
+      for (int64_t i = 0; i < pitch; i += W) narrow_dots(i, lines, to);
+    else if (across.span > 2 * W)
+      narrow_lines<2, 0>(lines, to);
+    else if (across.count == 2)
+      narrow_lines<1, 2>(lines, to);
+    else if (across.count == 3)
+      narrow_lines<1, 3>(lines, to);
+    else if (across.count == 4)
+      narrow_lines<1, 4>(lines, to);
+    else
+      narrow_lines<1, 0>(lines, to);
+  }
+
+  const Crop& crop;
+  const int64_t pitch;
+  const Weights<Filter> across, down;
+  number *wide, *ring;   // [kNarrowed, C, reach], [kept, C, pitch]
+  int64_t kept, next = 0;  // rows of the crop in the ring; the first that has not been there
+  const number** rows;   // [down.count], of those that a row of the view is a sum of
+  const number* weights = nullptr;
+};

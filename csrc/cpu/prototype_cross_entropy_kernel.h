@@ -71,11 +71,11 @@ struct PrototypeChunk {
   const T* logits;
   const float *center, *low;
 
-  inline __attribute__((always_inline)) vf high(int64_t k, int64_t n) const {
+  FASTSSL_MEMBER vf high(int64_t k, int64_t n) const {
     const vf x = load_some(logits + k, n);
     return center ? x - load_some(center + k, n) : x;
   }
-  inline __attribute__((always_inline)) vf above(float highest, int64_t k, int64_t n) const {
+  FASTSSL_MEMBER vf above(float highest, int64_t k, int64_t n) const {
     const vf a = load_some(logits + k, n);
     if (!center) return a - highest;
     const vf b = load_some(center + k, n), difference = a - b, part = difference - a;

@@ -139,7 +139,7 @@ class TopkWorker {
   }
 
   // Keeps those of a panel's products with query r that are among its k largest so far.
-  inline __attribute__((always_inline)) void collect(int64_t r, const float* products, int64_t row,
+  FASTSSL_MEMBER void collect(int64_t r, const float* products, int64_t row,
                                                      uint64_t inside) {
     const vf threshold = splat(threshold_[r]);
     uint64_t above = 0;  // not <=: NaN is above all, and all is above NaN

@@ -12,6 +12,7 @@ typedef double vd __attribute__((vector_size(8 * W)));
 typedef double vd_alias __attribute__((vector_size(8 * W), aligned(64), may_alias));
 
 #define FASTSSL_INLINE static inline __attribute__((always_inline))
+#define FASTSSL_MEMBER inline __attribute__((always_inline))
 
 FASTSSL_INLINE vf load(const real* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 FASTSSL_INLINE void store(real* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }

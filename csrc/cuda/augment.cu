@@ -47,6 +47,8 @@ using Float16 = __half;
 FASTSSL_INLINE float whole_of(float x) { return truncf(x); }
 FASTSSL_INLINE float apart(float x) { return x; }
 FASTSSL_INLINE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+FASTSSL_INLINE float larger(float a, float b) { return fmaxf(a, b); }
+FASTSSL_INLINE float smaller(float a, float b) { return fminf(a, b); }
 FASTSSL_INLINE void narrow(float x, float& out) { out = x; }
 FASTSSL_INLINE void narrow(float x, BFloat16& out) { out = __float2bfloat16_rn(x); }
 FASTSSL_INLINE void narrow(float x, Float16& out) { out = __float2half_rn(x); }

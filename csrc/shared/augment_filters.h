@@ -2,13 +2,15 @@
 // namespace of each compiler and instruction set, which has FASTSSL_INLINE.
 
 // Float arithmetic, and that of torch's uint8 path: weights of 15 bits, each pass rounded to a byte.
+// `scaled` is a weight before it becomes a number; D is double or a vector of them.
 template <class V>
 struct FloatFilter {
   using vec = V;
   using number = float;
   static constexpr bool fixed = false;
   FASTSSL_INLINE int bits(double) { return 0; }
-  FASTSSL_INLINE number weight(double w, int) { return number(w); }
+  template <class D>
+  FASTSSL_INLINE D scaled(D w, int) { return w; }
   FASTSSL_INLINE vec finish(vec sum, int) { return sum; }
 };
 template <class V>
@@ -21,7 +23,8 @@ struct FixedFilter {
     while (b < 22 && int(0.5 + largest * (1 << (b + 1))) < 1 << 15) ++b;
     return b;
   }
-  FASTSSL_INLINE number weight(double w, int bits) { return number(w * (1 << bits) + 0.5); }
+  template <class D>
+  FASTSSL_INLINE D scaled(D w, int bits) { return w * double(1 << bits) + 0.5; }
   FASTSSL_INLINE vec finish(vec sum, int bits) {
     const vec byte = (sum + (1 << (bits - 1))) >> bits;
     return byte < 255 ? byte : vec{} + 255;
@@ -30,23 +33,30 @@ struct FixedFilter {
 
 // One side of an image: a target pixel is a weighed mean of the source's from begin to end, by a
 // triangle about its centre that reaches a pixel of the coarser of the two to either side (antialiased,
-// align_corners=False).
+// align_corners=False). Places are whole numbers of 2·target parts of a source pixel: nothing is rounded.
 struct Triangle {
-  double centre, wide;
-  int64_t begin, end;
+  int64_t centre, begin, end;
 };
 
-FASTSSL_INLINE Triangle triangle_of(int64_t source, int64_t target, int64_t i) {
-  const double scale = double(source) / double(target), wide = scale > 1 ? scale : 1;
-  const double centre = scale * (double(i) + 0.5), low = centre - wide + 0.5;
-  const int64_t end = int64_t(centre + wide + 0.5);
-  return {centre, wide, low > 0 ? int64_t(low) : 0, end < source ? end : source};
+FASTSSL_INLINE int64_t half_width(int64_t source, int64_t target) {
+  return 2 * (source > target ? source : target);
 }
 
-FASTSSL_INLINE double height_at(const Triangle& t, int64_t j) {
-  double away = (double(j) + 0.5 - t.centre) / t.wide;
-  away = away < 0 ? -away : away;
-  return away < 1 ? 1 - away : 0;
+FASTSSL_INLINE int64_t most_weights(int64_t source, int64_t target) {
+  const int64_t most = (half_width(source, target) + target - 1) / target;
+  return most < source ? most : source;
+}
+
+FASTSSL_INLINE Triangle triangle_of(int64_t source, int64_t target, int64_t i) {
+  const int64_t centre = source * (2 * i + 1), wide = half_width(source, target);
+  const int64_t low = centre - wide + target, end = (centre + wide + target) / (2 * target);
+  return {centre, low > 0 ? low / (2 * target) : 0, end < source ? end : source};
+}
+
+FASTSSL_INLINE double height_at(int64_t source, int64_t target, const Triangle& t, int64_t j) {
+  const int64_t away = (2 * j + 1) * target - t.centre;
+  const int64_t height = half_width(source, target) - (away < 0 ? -away : away);
+  return height > 0 ? double(height) : 0;
 }
 
 FASTSSL_INLINE double exp_of(double x) {  // x ≤ 0; 1e-12 of it
@@ -57,9 +67,9 @@ FASTSSL_INLINE double exp_of(double x) {  // x ≤ 0; 1e-12 of it
   return power;
 }
 
-// Pixels to either side that a Gaussian needs: what lies beyond 5σ, a millionth, is left out.
+// Pixels to either side that a Gaussian needs: what lies beyond 4.75σ, two millionths, is left out.
 FASTSSL_INLINE int64_t blur_radius(int64_t taps, float sigma) {
-  const double reach = 5 * double(sigma) + 1;
+  const double reach = 4.75 * double(sigma) + 0.5;
   return double(taps / 2) > reach ? int64_t(reach) : taps / 2;
 }
 

@@ -5,6 +5,7 @@
 //                   numbers are cut off, where a last bit decides, and torch's sums are (rounded
 //                   product) + (product, in one rounding)
 //   fused(a, b, c)  a·b + c in one rounding
+//   larger(a, b), smaller(a, b)
 // Pixels are in units of 1/255. fastssl/reference/augment.py says what each step is.
 
 template <class V>
@@ -14,8 +15,7 @@ struct Pixels {
 
 template <class V>
 FASTSSL_INLINE V clamp_to(V x, float top) {
-  x = x > 0 ? x : V{};
-  return x < top ? x : V{} + top;
+  return smaller(larger(x, V{}), V{} + top);
 }
 
 template <class V>
@@ -38,7 +38,23 @@ FASTSSL_INLINE V of_sector(V sector, V s0, V s1, V s2, V s3, V s4, V s5) {
   return sector < 3 ? first : second;
 }
 
-// In [0, 1].
+// With neither sectors nor HSV: a colour is the lowest and, by its place in the circle, some of the
+// chroma. What float32 rounds apart, the same as below.
+template <class V>
+FASTSSL_INLINE Pixels<V> turned_quickly(const Pixels<V>& x, float turn) {
+  const V high = larger(larger(x.red, x.green), x.blue), low = smaller(smaller(x.red, x.green), x.blue);
+  const V chroma = high - low;
+  const auto is_red = high == x.red, is_green = high == x.green;
+  const V ahead = is_red ? x.green - x.blue : is_green ? x.blue - x.red : x.red - x.green;
+  const V third = is_red ? V{} : is_green ? V{} + 2 : V{} + 4;
+  V at = ahead / larger(chroma, V{} + 1e-20f) + (third + 6 * turn);  // -4 to 8
+  at = at < 0 ? at + 6 : at;
+  at = at < 6 ? at : at - 6;
+  const auto colour = [&](V share) { return fused(chroma, clamp_to(share, 1), low); };
+  return {colour(larger(at - 4, 2 - at)), colour(smaller(at, 4 - at)), colour(smaller(at - 2, 6 - at))};
+}
+
+// As torchvision rounds it, for whole numbers are cut off of it. In [0, 1].
 template <class V>
 FASTSSL_INLINE Pixels<V> turned_hue(const Pixels<V>& x, float turn) {
   V high = x.red > x.green ? x.red : x.green;
@@ -124,7 +140,8 @@ FASTSSL_INLINE Pixels<V> changed(Pixels<V> x, const Step& step) {
               blend<quantized>(x.blue, other, step.amount)};
     }
     case kToHue: {
-      constexpr float unit = 1.f / 255, scale = quantized ? 256 - 1e-3f : 255;
+      if (!quantized) return turned_quickly(x, step.amount);
+      constexpr float unit = 1.f / 255, scale = 256 - 1e-3f;
       x = turned_hue(Pixels<V>{x.red * unit, x.green * unit, x.blue * unit}, step.amount);
       return {cut<quantized>(x.red * scale), cut<quantized>(x.green * scale),
               cut<quantized>(x.blue * scale)};

@@ -18,7 +18,8 @@ FASTSSL_INLINE typename Filter::number weight_at(const Side& side, const Triangl
   if (side.whole) return reinterpret_cast<const number*>(side.table)[k * side.target + i];
   const int64_t j = side.first[i] + k;
   if (j < t.begin || j >= t.end) return 0;
-  return Filter::weight(height_at(t, j) / reinterpret_cast<const double*>(side.table)[i], side.bits);
+  const double height = height_at(side.source, side.target, t, j);
+  return number(Filter::scaled(height / reinterpret_cast<const double*>(side.table)[i], side.bits));
 }
 
 // What the pixels of a side need: how many weights, and of how many bits.
@@ -29,9 +30,9 @@ FASTSSL_INLINE void measure_pixel(Block& block, int64_t source, int target, int 
   block.raise(count, int32_t(t.end - t.begin));
   if (!Filter::fixed) return;
   double sum = 0, largest = 0;
-  for (int64_t j = t.begin; j < t.end; ++j) sum += height_at(t, j);
+  for (int64_t j = t.begin; j < t.end; ++j) sum += height_at(source, target, t, j);
   for (int64_t j = t.begin; j < t.end; ++j) {
-    const double weight = height_at(t, j) / sum;
+    const double weight = height_at(source, target, t, j) / sum;
     largest = weight > largest ? weight : largest;
   }
   block.raise(lost, 22 - Filter::bits(largest));
@@ -44,7 +45,7 @@ FASTSSL_INLINE void tabulate_pixel(const Side& side, int i) {
   const int64_t last = side.source - side.count;
   side.first[i] = int32_t(t.begin < last ? t.begin : last);
   double sum = 0;
-  for (int64_t j = t.begin; j < t.end; ++j) sum += height_at(t, j);
+  for (int64_t j = t.begin; j < t.end; ++j) sum += height_at(side.source, side.target, t, j);
   if (!side.whole) {
     reinterpret_cast<double*>(side.table)[i] = sum;
     return;
@@ -53,6 +54,6 @@ FASTSSL_INLINE void tabulate_pixel(const Side& side, int i) {
     const int64_t j = side.first[i] + k;
     const bool within = j >= t.begin && j < t.end;
     reinterpret_cast<number*>(side.table)[k * side.target + i] =
-        within ? Filter::weight(height_at(t, j) / sum, side.bits) : number(0);
+        within ? number(Filter::scaled(height_at(side.source, side.target, t, j) / sum, side.bits)) : number(0);
   }
 }

@@ -21,6 +21,8 @@ namespace {
 FASTSSL_INLINE float whole_of(float x) { return float(int(x)); }
 FASTSSL_INLINE float apart(float x) { return x; }  // compiled without contraction
 FASTSSL_INLINE float fused(float a, float b, float c) { return std::fma(a, b, c); }
+FASTSSL_INLINE float larger(float a, float b) { return a > b ? a : b; }
+FASTSSL_INLINE float smaller(float a, float b) { return a < b ? a : b; }
 #include "shared/augment_pixels.h"
 #include "shared/augment_filters.h"
 #include "shared/augment_bounds.h"

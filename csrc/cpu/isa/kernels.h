@@ -30,7 +30,6 @@ using lane_t = int32_t;
 #include "cpu/ema_update_kernel.h"
 #include "cpu/lars_step_kernel.h"
 #include "cpu/prototype_cross_entropy_kernel.h"
-#include "cpu/augment_resize.h"
 #include "cpu/augment_kernel.h"
 }  // namespace f32
 namespace f64 {
