@@ -5,11 +5,15 @@ constexpr int kBlurred = 4;  // rows
 
 // [2r + 1] and kBlurred - 1 zeros to either side.
 FASTSSL_INLINE void gaussian_weights(int64_t r, float sigma, float* weights) {
+  float* middle = weights + kBlurred - 1 + r;
   double sum = 0;
-  for (int64_t i = -r; i <= r; ++i) sum += gaussian(i, sigma);
-  for (int64_t i = 0; i < kBlurred - 1; ++i)
-    weights[i] = weights[kBlurred + 2 * r + i] = 0;
-  for (int64_t i = -r; i <= r; ++i) weights[kBlurred - 1 + r + i] = float(gaussian(i, sigma) / sum);
+  for (int64_t i = 0; i <= r; ++i) {
+    const double weight = gaussian(i, sigma);
+    sum += i > 0 ? 2 * weight : weight;
+    middle[i] = middle[-i] = float(weight);
+  }
+  for (int64_t i = -r; i <= r; ++i) middle[i] *= float(1 / sum);
+  for (int64_t i = 1; i < kBlurred; ++i) middle[r + i] = middle[-r - i] = 0;
 }
 
 struct Blur {
