@@ -9,7 +9,6 @@ result is bitwise repeatable.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,11 +18,11 @@ import triton.language as tl
 from torch import Tensor
 
 import fastssl_kernels.similarity_lse_plan as chip
+from fastssl_kernels.lars_step_tables import on_device, pieces_of
 from fastssl_kernels.similarity_lse_tiles import narrow
 
 BLOCK = 4096  # elements of a piece
 WARPS = 8
-SPARES = 16  # CUDA graphs' steps that one eager step prepares for
 FIELDS: tl.constexpr = tl.constexpr(5)  # of a tensor in their table
 SUMS = 256  # pieces of a tensor whose sums are added at once
 ORDERS = ("classic", "torch", "popular")
@@ -346,8 +345,8 @@ class _Group:
 
     def _launch(self, options: Options) -> None:
         first = self.first
-        pieces = _pieces(self.sizes, BLOCK, first.device)
-        table = _on_device(self.table, self.key, first)
+        pieces = pieces_of(self.sizes, BLOCK, first.device)
+        table = on_device(self.table, self.key, first)
         meta = self.types | {
             "ALIGNED": self.aligned,
             "BLOCK": BLOCK,
@@ -373,60 +372,6 @@ class _Group:
             AVERAGE=self.average, ORDER=options.order, NESTEROV=options.nesterov,
             INTERPRETED=chip._device(first).interpreted, **meta,
         )  # fmt: skip
-
-
-class _Pieces(NamedTuple):
-    rows: Tensor  # [PIECES, 3] i64: tensor, first element, elements
-    firsts: Tensor  # [TENSORS + 1] i64: each tensor's first piece
-
-
-@functools.cache
-def _pieces(sizes: tuple[int, ...], block: int, device: torch.device) -> _Pieces:
-    """Kept for good: of any stream's use, and of any graph's."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "lars_step: parameters of these sizes were not seen before this CUDA graph's capture, "
-            "in which nothing can be sent to the device: take a step before it"
-        )
-    counts = torch.tensor(sizes)
-    pieces = (counts + block - 1) // block  # [TENSORS]
-    firsts = torch.cat([torch.zeros(1, dtype=torch.int64), pieces.cumsum(0)])
-    tensor = torch.arange(len(sizes)).repeat_interleave(pieces)  # [PIECES]
-    begin = (torch.arange(len(tensor)) - firsts[tensor]) * block
-    rows = torch.stack([tensor, begin, (counts[tensor] - begin).clamp(max=block)], 1)
-    return _Pieces(rows.to(device), firsts.to(device))
-
-
-# A graph reads its addresses from host memory whenever it is replayed: pinned memory, by length,
-# that is set aside before the capture and then kept as long as the process lives.
-_spare: dict[int, list[Tensor]] = {}
-_captured: list[tuple[Tensor, Tensor]] = []
-
-
-def _on_device(table: Tensor, key: tuple[int, ...], x: Tensor) -> Tensor:
-    """The table, whose numbers are the key, where x is."""
-    if not x.is_cuda:
-        return table
-    if not torch.cuda.is_current_stream_capturing():
-        return _sent(key, x.device, torch.cuda.current_stream(x.device).cuda_stream)
-    if not _spare.get(len(key)):
-        raise RuntimeError(
-            "lars_step: no memory is set aside for another CUDA graph: take a step, with gradients "
-            "at addresses of their own, before the capture"
-        )
-    host = _spare[len(key)].pop()
-    host.copy_(table.flatten())
-    _captured.append((host, host.to(x.device, non_blocking=True)))
-    return _captured[-1][1]
-
-
-@functools.lru_cache(maxsize=64)
-def _sent(table: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
-    """By stream, which orders a table's last use before the next of its memory."""
-    host = torch.tensor(table, pin_memory=True)
-    spare = _spare.setdefault(len(table), [])
-    spare += [torch.empty_like(host, pin_memory=True) for _ in range(SPARES - len(spare))]
-    return host.to(device, non_blocking=True)
 
 
 def _dense(tensor: Tensor) -> bool:
