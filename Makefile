@@ -31,7 +31,7 @@ bench: install
 	$(BIN)/fastssl bench
 
 # For a machine with a CUDA device: no virtual environment, no network, only what its Python has.
-# PART=tests, bench, steps, sanitizer or a benchmark's name does a part, LIMIT seconds.
+# PART=tests, bench, steps, sanitizer, codegen or a benchmark's name does a part, LIMIT seconds.
 gpu:
 	$(PYTHON) bench/gpu.py $(if $(PART),--only $(PART)) $(if $(LIMIT),--limit $(LIMIT))
 

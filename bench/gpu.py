@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ STUCK = 150.0  # seconds without a word from the worker
 REHEARSED = (
     "collapsed and 12 or (bitwise and not loss) or hundreds or nothing_left"
     " or (similarity and float32) or goes_on"
-    " or (family and (number-float32 or waiting or (ties and bfloat16)))"
+    " or (family and (number-float32 or waiting or (ties and bfloat16))) or op_runs"
 )
+SANITIZED = "op_runs or waits_for_nothing"  # a call of every op; steps (no graphs: see below)
 
 # Losses and ops beside NT-Xent and a queue, the most telling first; then those much like them.
 FAMILY = ("clip", "sup_con", "siglip", "similarity_topk")
@@ -58,7 +60,8 @@ RIVALS = {
     "clip": ["memeff"],
 }
 STEPS = ("cifar", "simclr", "moco", "swav")  # of bench/steps.py
-SANITIZED = 90.0  # seconds at most for the memory checker
+SANITIZING = 90.0  # seconds at most for the memory checker
+PREDICTING = 90.0  # ... for predictions beside the measurements
 
 
 class Clock:
@@ -106,16 +109,26 @@ def build(rehearse: bool, clock: Clock) -> dict[str, Any]:
     return {"build": said, "seconds": round(time.time() - begin, 1)}
 
 
-def test_files() -> list[str]:
-    """Files with tests for a CUDA device. The others may import what this machine lacks."""
+def test_files() -> tuple[list[str], str]:
+    """Files with tests for a CUDA device; and which of them are left out here, and why."""
     marked = [path for path in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in path.read_text()]
     folder = ROOT / "tests" / "gpu"
-    return [str(folder), *(str(path) for path in sorted(marked) if folder not in path.parents)]
+    files, left = [str(folder)], []
+    lacks = [name for name in ("pydantic", "PIL") if not importlib.util.find_spec(name)]
+    for path in sorted(path for path in marked if folder not in path.parents):
+        if lacks and path.parent.name in ("data", "training"):
+            left.append(path.name)
+        else:
+            files.append(str(path))
+    why = f"left out, for want of {', '.join(lacks)}: {', '.join(left)}" if left else ""
+    return files, why
 
 
 def test(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
     """pytest in a process of its own; its whole output goes to a file as well."""
-    files = [str(ROOT / "tests" / "gpu"), "-k", REHEARSED] if rehearse else test_files()
+    files, left = test_files()
+    if rehearse:
+        files = [str(ROOT / "tests" / "gpu"), "-k", REHEARSED]
     command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-q", "--durations=5"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
     # Most of the tests' time is compilation, a kernel for each width and dtype: on all cores.
@@ -142,6 +155,7 @@ def test(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
         "status": status,
         "summary": re.sub(r" in [\d.]+s.*", "", summary),
         "failed": failed,
+        "left_out": left,
         "seconds": round(time.time() - begin, 1),
     }
 
@@ -152,8 +166,11 @@ def sanitize(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
     if rehearse or not Path(tool).exists():
         return {"summary": "left out of the rehearsal" if rehearse else "not on this machine"}
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-m", "pytest"]
-    command += [str(ROOT / "tests" / "gpu" / "test_steps_cuda.py"), "-q", "-p", "no:cacheprovider"]
-    command += ["-k", "goes_on or does_not_wait"]
+    command += [
+        str(ROOT / "tests" / "gpu" / f"test_{name}_cuda.py") for name in ("captures", "steps")
+    ]
+    command += ["-q", "-p", "no:cacheprovider", "-k", SANITIZED]
+    # Each tensor is memory of its own to the checker; without the cache no graph can be captured.
     told = environment(rehearse) | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     told.pop("FASTSSL_BACKEND")
     log = folder / "gpu-sanitizer.txt"
@@ -166,8 +183,23 @@ def sanitize(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
             return {"summary": f"stopped: {type(error).__name__} after {limit:.0f} s"}
     text = log.read_text().replace(str(ROOT) + "/", "")
     log.write_text(text)
+    if "Device not supported" in text:
+        return {"summary": "refuses this device: Device not supported"}
     counted = [line for line in text.splitlines() if "ERROR SUMMARY" in line]
     return {"status": status, "summary": counted[-1].strip("= ") if counted else f"exit {status}"}
+
+
+def predict(rehearse: bool, limit: float, folder: Path) -> dict[str, Any]:
+    """Predictions beside what has been measured; Triton compiles, whatever the tests ran by."""
+    command = [sys.executable, "-m", "bench.codegen.beside", str(folder)]
+    command += ["--most", "1"] if rehearse else []
+    told = environment(rehearse)
+    told.pop("TRITON_INTERPRET", None)
+    try:
+        status = subprocess.run(command, cwd=ROOT, env=told, timeout=limit, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return {"summary": f"stopped after {limit:.0f} s"}
+    return {"status": status, "summary": "codegen-cuda.md" if not status else f"exit {status}"}
 
 
 def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
@@ -206,7 +238,15 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
             *(case(24, name=name, dim=16, memory=[]) for name in ("info_nce_queue", *FAMILY)),
             *(case(3, "float32", name=name, memory=[]) for name in REHEARSED_STREAMS),
             *(
-                images(name, 4, 32 if side == 32 else 96, who, memory=[], backend=None)
+                # What is compiled is the same for both sizes of views.
+                images(
+                    name,
+                    4,
+                    side if side == 32 else 96,
+                    who if name != "augment" else who[1:],
+                    memory=[],
+                    backend=None,
+                )
                 for name, (_, side, who) in IMAGES.items()
             ),
         ]
@@ -227,11 +267,11 @@ def plan(only: set[str], rehearse: bool) -> list[dict[str, Any]]:
     steps = [{"kind": "step", "step": name} for name in STEPS]
     if only and not only & {"bench", "steps"}:
         steps = []
-    unknown = only - names - {"tests", "bench", "tune", "steps", "sanitizer"}
+    unknown = only - names - {"tests", "bench", "tune", "steps", "sanitizer", "codegen"}
     if unknown:
         raise SystemExit(
             f"--only: no {', '.join(sorted(unknown))}; there are "
-            + "tests, bench, steps, tune, sanitizer, "
+            + "tests, bench, steps, tune, sanitizer, codegen, "
             + ", ".join(sorted(names))
         )
     wants_tuning = not only or "tune" in only
@@ -320,7 +360,8 @@ def main(argv: list[str]) -> int:
         nargs="+",
         default=[],
         metavar="PART",
-        help="tests, bench, steps, tune, sanitizer, a benchmark",
+        help="tests, bench, steps, tune, sanitizer, codegen (predictions beside what an earlier "
+        "part measured), a benchmark",
     )
     words.add_argument("--limit", type=float, default=LIMIT, help="seconds for all of it")
     words.add_argument("--rehearse", action="store_true", help="without a GPU, at tiny sizes")
@@ -346,26 +387,31 @@ def main(argv: list[str]) -> int:
         told["tests"] = test(options.rehearse, max(30.0, clock.left() * share), folder)
         status = told["tests"]["status"]
     if (not only or "sanitizer" in only) and clock.left() > 0:
-        told["sanitizer"] = sanitize(options.rehearse, min(SANITIZED, clock.left()), folder)
+        told["sanitizer"] = sanitize(options.rehearse, min(SANITIZING, clock.left()), folder)
         print(f"compute-sanitizer: {told['sanitizer']['summary']}", flush=True)
         status = status or int(told["sanitizer"].get("status", 0) != 0)
     if items:
         measured = measure(items, options.rehearse, clock, folder)
         wrong = gpu_results.collect(items, measured, told, folder)
         status = status or int(wrong)
-    else:
+    if (not only or only & {"bench", "codegen"}) and clock.left() > 0:
+        predicted = predict(options.rehearse, min(PREDICTING, clock.left()), folder)
+        print(f"predicted and measured: {predicted['summary']}")
+        status = status or int(predicted.get("status", 0) != 0)
+    if not items:
         gpu_results.note_tests(told, folder)
     if "tests" in told:
-        print(f"\ntests: {told['tests']['summary']}")
+        print(f"\ntests: {told['tests']['summary']}; {told['tests']['left_out']}".rstrip("; "))
     print(f"{options.limit - clock.left():.0f} of {options.limit:.0f} s taken")
     outside = os.environ.get("OUT")
     if outside:
-        # Figures before pictures: a folder that is collected may hold only so many files.
+        # As one file: a folder that is collected may hold only so many.
         made = [
-            p for kind in ("json", "txt", "md", "png") for p in sorted(folder.glob(f"*.{kind}"))
+            p for p in sorted(folder.iterdir()) if "cuda" in p.name or p.name.startswith("gpu-")
         ]
-        for path in [p for p in made if "cuda" in p.name or p.name.startswith("gpu-")][:8]:
-            shutil.copy(path, outside)
+        with tarfile.open(Path(outside) / "gpu-results.tar.gz", "w:gz") as archive:
+            for path in made:
+                archive.add(path, path.name)
     return 1 if status else 0
 
 

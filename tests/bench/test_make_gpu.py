@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -15,14 +17,62 @@ from torch.overrides import TorchFunctionMode
 from bench import gpu, gpu_worker, machine, run
 from fastssl import backends
 
+# What a CUDA machine may lack: all but torch, triton, numpy and pytest. Asked for, it is absent.
+BARE = """
+from functools import partial
+from importlib.machinery import PathFinder
+
+ABSENT = {
+    *("PIL", "info_nce", "kornia", "lightly", "matplotlib", "open_clip", "pybind11", "pydantic"),
+    *("pydantic_settings", "pytorch_metric_learning", "rich", "scipy", "sklearn", "tensorboard"),
+    *("threadpoolctl", "timm", "torchvision", "tqdm", "yaml"),
+}
+
+
+def find(found, name, path=None, target=None):
+    return None if name.split(".")[0] in ABSENT else found(name, path, target)
+
+
+PathFinder.find_spec = partial(find, PathFinder.find_spec)
+"""
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The environment of a Python with nothing beyond what ``make gpu`` asks for."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BARE)
+    return os.environ | {"PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def test_tests_are_collected_on_a_bare_machine(bare):
+    command = [sys.executable, "-c", "from bench import gpu; print(*gpu.test_files()[0])"]
+    done = subprocess.run(
+        command, cwd=gpu.ROOT, env=bare, capture_output=True, text=True, check=True
+    )
+    told = gpu.environment(True) | {"PYTHONPATH": bare["PYTHONPATH"]}
+    told["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu"]
+    command += ["-p", "no:cacheprovider", *done.stdout.split()]
+    found = subprocess.run(
+        command, cwd=gpu.ROOT, env=told, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout[-3000:]
+    assert "test_captures_cuda.py" in found.stdout
+
 
 @pytest.mark.slow
-def test_rehearsal(tmp_path):
-    """Everything ``make gpu`` does, by the interpreter and at tiny sizes."""
+def test_rehearsal(tmp_path, bare):
+    """Everything ``make gpu`` does, by the interpreter and at tiny sizes, on a bare machine."""
     if backends.unavailable("triton"):
         pytest.skip(backends.unavailable("triton"))
     command = [sys.executable, "bench/gpu.py", "--rehearse", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, check=False)
+    command += ["--limit", "1500"]  # of a busy machine
+    env = bare | {"OUT": str(tmp_path / "bare")}
+    done = subprocess.run(
+        command, cwd=gpu.ROOT, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "nt_xent-cuda.json").read_text())
     assert results["tests"]["status"] == 0
@@ -35,6 +85,26 @@ def test_rehearsal(tmp_path):
     assert results["ceilings"]["matmul_bfloat16_tflops"] > 0
     assert "passed" in (tmp_path / "gpu-tests.txt").read_text()
     assert (tmp_path / "nt_xent-cuda.md").exists()
+    rivals = results["cases"][0]["providers"]
+    for name in ("lightly", "memeff", "cut-cross-entropy"):
+        assert "is not installed" in rivals[name]["skipped"]
+    assert (
+        "Not installed there: cut-cross-entropy, lightly, memeff."
+        in (tmp_path / "nt_xent-cuda.md").read_text()
+    )
+    for name in gpu.IMAGES:
+        results = json.loads((tmp_path / f"{name}-cuda.json").read_text())
+        (case,) = results["cases"]
+        assert results["problems"] == []
+        assert case["providers"]["fastssl"]["us_each"] > 0
+        compiled = case["providers"].get("torch.compile", {})
+        assert ("p50" in compiled) == (name == "augment_32")
+    assert "a view" in (tmp_path / "augment-cuda.md").read_text()
+    (row,) = json.loads((tmp_path / "codegen-cuda.json").read_text())["rows"]
+    assert row["predicted_ms"] > 0
+    assert "| nt_xent, 16 × 16, bfloat16 |" in (tmp_path / "codegen-cuda.md").read_text()
+    with tarfile.open(tmp_path / "bare" / "gpu-results.tar.gz") as archive:
+        assert {"nt_xent-cuda.json", "gpu-tests.txt", "steps-cuda.md"} <= set(archive.getnames())
     told = json.loads((tmp_path / "steps-cuda.json").read_text())["steps"]
     assert [step["step"] for step in told] == list(gpu.STEPS)
     assert all(step["images_per_second"] > 0 for step in told)
