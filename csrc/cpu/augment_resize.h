@@ -81,14 +81,14 @@ struct Weights {
       for (int64_t j = 0; j < count; ++j) total += __builtin_convertvector(height(j), vd);
       const vf share = 1 / __builtin_convertvector(total, vf);
       for (int64_t j = 0; j < wide; ++j) {
-        vec made{};
-        if (j >= count) {
-        } else if constexpr (Filter::fixed) {
-          const vd weight = __builtin_convertvector(height(j), vd) / total;
+        const vi part = j < count ? height(j) : vi{};
+        vec made;
+        if constexpr (Filter::fixed) {
+          const vd weight = __builtin_convertvector(part, vd) / total;
           largest = weight > largest ? weight : largest;
-          made = __builtin_convertvector(Filter::scaled(weight, bits), vi);
+          made = __builtin_convertvector(Filter::scaled(weight, bits), vi);  // of 0, it is 0
         } else {
-          made = __builtin_convertvector(height(j), vf) * share;
+          made = __builtin_convertvector(part, vf) * share;
         }
         if (lanewise)
           put(table + i * wide + j * W, made);

@@ -53,7 +53,8 @@ FASTSSL_INLINE void tabulate_pixel(const Side& side, int i) {
   for (int k = 0; k < side.count; ++k) {
     const int64_t j = side.first[i] + k;
     const bool within = j >= t.begin && j < t.end;
+    const double share = height_at(side.source, side.target, t, j) / sum;
     reinterpret_cast<number*>(side.table)[k * side.target + i] =
-        within ? number(Filter::scaled(height_at(side.source, side.target, t, j) / sum, side.bits)) : number(0);
+        within ? number(Filter::scaled(share, side.bits)) : number(0);
   }
 }
