@@ -48,7 +48,7 @@ def without_device() -> Iterator[list[str]]:
         get_current_target=lambda: target,
     )
 
-    h100 = Device(hopper=True, processors=132)
+    h100 = Device("hopper", processors=132)
 
     def device_of(x: Tensor) -> Device:
         return h100

@@ -82,7 +82,9 @@ def save(found: Rows, reached: dict[str, list[dict[str, Any]]], path: Path = PAT
     """Keep these figures beside what else is kept of this Triton, and a table of all of them."""
     document = json.loads(path.read_text()) if path.exists() else {}
     by_triton = document.get("by_triton", {})
-    found = by_triton.get(triton.__version__, {}) | found
+    cases = {_case(name) for name in found}  # anew, with the kernels that they have now
+    old = by_triton.get(triton.__version__, {})
+    found = {name: row for name, row in old.items() if _case(name) not in cases} | found
     by_triton[triton.__version__] = found
     reached = document.get("goals", {}) | reached
     note = "Predicted from machine code, not measured: bench/codegen."
@@ -94,6 +96,11 @@ def save(found: Rows, reached: dict[str, list[dict[str, Any]]], path: Path = PAT
         + table(found)
         + "".join(f"\n## Whole ops, {name}\n\n{goal_table(g)}" for name, g in reached.items())
     )
+
+
+def _case(name: str) -> str:
+    """``chip / case`` of ``chip / case / kernel``."""
+    return " / ".join(name.split(" / ")[:2])
 
 
 def _lines(value: Any, depth: int = 2) -> str:

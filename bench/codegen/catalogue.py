@@ -28,7 +28,8 @@ BF16, F32 = torch.bfloat16, torch.float32
 
 def device(chip: Chip) -> Device:
     """As the launchers know the chip."""
-    return Device(hopper=chip.capability >= 90, processors=chip.processors)
+    family = "small" if chip.capability < 90 else "hopper" if chip.capability < 100 else "blackwell"
+    return Device(family, processors=chip.processors)
 
 
 def similarity(

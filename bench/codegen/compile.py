@@ -74,6 +74,7 @@ def record(module, device, launcher: str, *args) -> list[Launch]:
     with (
         patch.object(triton.JITFunction, "run", catch),
         patch.object(similarity_lse_plan, "_device", lambda x: device),
+        patch.object(module, "_device", lambda x: device, create=True),  # its own name for it
     ):
         getattr(module, launcher)(*args)
     return caught

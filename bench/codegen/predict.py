@@ -26,6 +26,7 @@ from bench.codegen.compile import Launch, Machine, machine
 PRODUCTS = {  # matrix products of a tile: by features of the inputs, by features of the output
     "_similarity_lse_fwd_triangle_kernel": (1, 0),
     "_similarity_lse_fwd_kernel": (1, 0),
+    "_similarity_lse_fwd_both_kernel": (1, 0),
     "_similarity_lse_fwd_mean_kernel": (1, 1),
     "_similarity_lse_bwd_kernel": (1, 1),
     "_similarity_softplus_fwd_kernel": (1, 0),
@@ -115,8 +116,8 @@ class Work(NamedTuple):
 def work(launch: Launch) -> Work:
     values, name = launch.values, launch.kernel.__name__
     if name in PRODUCTS:
-        m = values.get("BLOCK_M", values.get("BLOCK"))
-        n = values.get("BLOCK_N", values.get("BLOCK"))
+        m = values["BLOCK_M"]
+        n = values["BLOCK_N"]
         trips = math.ceil(values["D"] / values["BLOCK_D"])
         own, out = PRODUCTS[name]
         width = own * trips * values["BLOCK_D"] + out * values.get("BLOCK_OUT", 0)
@@ -224,6 +225,8 @@ def _seconds(launch: Launch, chip: Chip) -> float:
         return max(bus, cycles * turns / chip.processors / (1e9 * chip.clock))
     found = predict(launch, chip)
     turns = launch.values["run"]
+    if name == TRIANGLE:  # of whole blocks
+        turns *= launch.values["BLOCK_N"] // launch.values["BLOCK_M"]
     full, rest = divmod(programs, chip.processors * found.resident)
     cycles = full * turns * found.resident * found.likely
     # The last wave's busiest multiprocessor holds so many programs.

@@ -238,12 +238,12 @@ def amounts(i: Instruction) -> dict[str, int]:
         found |= _product(i)
     elif stem in SHARED:
         found["shared"] = 32 * _bytes(i)
-    elif stem == "LDGSTS":
-        found["load"] = found["shared"] = 32 * _bytes(i)
     elif stem in GLOBAL:
-        size = _bytes(i)
+        size, loads = _bytes(i), stem in ("LDG", "LDGSTS")
         # Of the narrow loads many lanes ask for the same: the L1 cache answers.
-        found["store" if stem != "LDG" else "load" if size == 16 else "read"] = 32 * size
+        found["store" if not loads else "load" if size == 16 else "read"] = 32 * size
+        if stem == "LDGSTS":
+            found["shared"] = 32 * size
     elif stem in LOCAL:
         found["local"] = 1
     elif stem == "BAR":

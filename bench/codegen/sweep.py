@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fastssl_kernels import similarity_topk
 from fastssl_kernels.similarity_lse_shapes import TILES, Tiles
 
-from bench.codegen.catalogue import similarity, softplus, topk
+from bench.codegen.catalogue import device, similarity, softplus, topk
 from bench.codegen.chip import Chip
 from bench.codegen.compile import Launch
 from bench.codegen.predict import Prediction, predict
@@ -18,8 +18,13 @@ from bench.codegen.predict import Prediction, predict
 LSE = "_similarity_lse_"
 KINDS = {
     "triangle": (similarity, {}, LSE + "fwd_triangle_kernel"),
-    "fwd": (similarity, {"k": 8192, "columns": True}, LSE + "fwd_kernel"),
+    "fwd": (similarity, {"k": 8192}, LSE + "fwd_kernel"),
     "mean": (similarity, {"m": 256, "k": 65536, "mean": True}, LSE + "fwd_mean_kernel"),
+    "mean safe": (
+        similarity,
+        {"m": 256, "k": 65536, "mean": True, "learned": True},
+        LSE + "fwd_mean_kernel",
+    ),
     "bwd": (similarity, {}, LSE + "bwd_kernel"),
     "bwd safe": (similarity, {"learned": True}, LSE + "bwd_kernel"),
     "softplus fwd": (softplus, {}, "_similarity_softplus_fwd_kernel"),
@@ -38,7 +43,7 @@ def sweep(kind: str, chip: Chip, d: int) -> Iterator[tuple[bool, Tiles, Predicti
     seen = set()
     candidates = itertools.product(ROWS, COLUMNS, WARPS, STAGES, steps)
     for tiles in (shipped, *(Tiles(*c) for c in candidates)):
-        if tiles in seen or (kind == "triangle" and tiles.block_m != tiles.block_n):
+        if tiles in seen or (kind == "triangle" and tiles.block_m > tiles.block_n):
             continue
         seen.add(tiles)
         # Sums of more entries than 64 a thread leave no registers for anything else.
@@ -56,11 +61,11 @@ def sweep(kind: str, chip: Chip, d: int) -> Iterator[tuple[bool, Tiles, Predicti
 
 
 def _place(kind: str, chip: Chip, d: int):
-    hopper = chip.capability >= 90
+    family = device(chip).family
     if kind == "topk":
-        return similarity_topk.TILES, (hopper, 2)
-    word = {"softplus fwd": "fwd", "softplus bwd": "bwd safe"}.get(kind, kind)
-    return TILES[hopper], (word, 2, d if d <= 256 else 0)
+        return similarity_topk.TILES, (family, 2)
+    table = TILES[family]
+    return table, (kind, 2, d if (kind, 2, d) in table else 0)
 
 
 def _only(launches: list[Launch], kernel: str) -> Launch:

@@ -10,6 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastssl_kernels.similarity_lse_both import (
+    _similarity_lse_fwd_both_finish_kernel,
+    _similarity_lse_fwd_both_kernel,
+)
 from fastssl_kernels.similarity_lse_bwd import (
     _similarity_lse_bwd_finish_kernel,
     _similarity_lse_bwd_kernel,
@@ -25,7 +29,6 @@ from fastssl_kernels.similarity_lse_mean import (
 )
 from fastssl_kernels.similarity_lse_plan import (  # noqa: F401  (some for the ops beside this one)
     TILES,
-    WIDEST,
     Device,
     _device,
     _launch,
@@ -77,6 +80,8 @@ def launch_similarity_lse_fwd(
             _fwd_mean(problem, lse, pair, means)
         elif problem.symmetric and problem.bounded and pairs is None:
             _fwd_triangle(problem, lse, pair)
+        elif columns and pairs is None and normalize and x.element_size() == 2:
+            _fwd_both(problem, lse, pair, column_lse)
         else:
             _fwd(problem, lse, pair, column_lse if columns else None)
     return lse, pair, column_lse, means
@@ -101,8 +106,8 @@ def _cut(steps: int, pieces: int) -> tuple[int, int]:
 def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
     plan, (x, norm, *_), base2 = problem.plan, problem.rows, problem.base2
     m = len(x)
-    tiles = plan.tiles("triangle")
-    blocks = cdiv(m, tiles.block_m)
+    tiles = problem.triangle
+    blocks = cdiv(m, tiles.block_n)
     distances = blocks // 2 + 1
     # Very many rows: a group of distances at a time through one buffer.
     group = min(distances, max(1, ROW_SUMS_BYTES // (4 * m)))
@@ -117,7 +122,8 @@ def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
             (blocks, pieces),
             *(x, norm, base2, row_sums, column_sums, m, first, last, run),
             *problem.offsets,
-            BLOCK=tiles.block_m,
+            BLOCK_M=tiles.block_m,
+            BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
@@ -128,12 +134,60 @@ def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
             (cdiv(m, FINISH_ROWS),),
             *(x, row_sums, column_sums, norm, base2, lse, pair, m),
             *(first, last, pieces, problem.offsets[1]),
-            BLOCK=tiles.block_m,
+            BLOCK=tiles.block_n,
             SLOTS=SLOTS,
             FIRST=first == 0,
             LAST=last == distances,
             **_finish_flags(problem, tiles),
         )
+
+
+def _fwd_both(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor) -> None:
+    plan, rows, columns, base2 = problem[:4]
+    m, k = len(rows.x), len(columns.x)
+    tiles = problem.triangle
+    blocks, steps = cdiv(k, tiles.block_n), cdiv(m, tiles.block_m)
+    # Very many columns: a group of their blocks at a time through one buffer.
+    group = min(blocks, max(1, ROW_SUMS_BYTES // (4 * m)))
+    places = plan.device.processors * tiles.per_processor
+    run, pieces = _cut(steps, _pieces(group, steps, places, 512, 0.0))
+    row_sums = lse.new_empty(group, m, dtype=torch.float32)
+    column_sums = lse.new_empty(pieces, k, dtype=torch.float32)
+
+    def finish(own, other, sums, segments, out, pair, **flags):
+        _launch(
+            _similarity_lse_fwd_both_finish_kernel,
+            (cdiv(len(own.x), FINISH_ROWS),),
+            *(own.x, other.x, own.norm, other.norm, base2, sums, out, pair),
+            *(len(own.x), len(other.x), segments, *problem.offsets),
+            BOUNDED=problem.bounded,
+            SLOTS=SLOTS,
+            **flags,
+            **_finish_flags(problem, tiles),
+            **{name: problem.flags[name] for name in ("HAS_SELF", "EXCLUDE_PAIR")},
+        )
+
+    for first in range(0, blocks, group):
+        count = min(group, blocks - first)
+        last = first + count == blocks
+        _launch(
+            _similarity_lse_fwd_both_kernel,
+            (count, pieces),
+            *(rows.x, columns.x, rows.norm, columns.norm, base2, row_sums, column_sums),
+            *(m, k, first, run, *problem.offsets),
+            BLOCK_M=tiles.block_m,
+            BLOCK_N=tiles.block_n,
+            BLOCK_D=plan.block_d(tiles),
+            BOUNDED=problem.bounded,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+            **problem.flags,
+        )
+        pairs = pair if last else None
+        finish(rows, columns, row_sums, count, lse, pairs, BY_OWN=True, FIRST=first == 0, LAST=last)
+    finish(
+        columns, rows, column_sums, pieces, column_lse, None, BY_OWN=False, FIRST=True, LAST=True
+    )
 
 
 def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None) -> None:
@@ -201,8 +255,8 @@ def _grouped(plan: _Plan, tiles: Tiles, m: int, k: int) -> tuple[int, int, int]:
     most = max(1, min(64, group // m))
     # Writing and reading one piece's partial results, in steps of one tile product.
     cost = 2.0 * m / (tiles.block_m * tiles.block_n)
-    chunks = cdiv(plan.d, plan.block_out)
-    return min(group, m), *_cut(steps, _pieces(blocks * chunks, steps, places, most, cost))
+    blocks *= plan.chunks(tiles)
+    return min(group, m), *_cut(steps, _pieces(blocks, steps, places, most, cost))
 
 
 def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> None:
@@ -216,13 +270,13 @@ def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> Non
         place = (first, min(group, m - first))
         _launch(
             _similarity_lse_fwd_mean_kernel,
-            (cdiv(place[1], tiles.block_m), pieces, cdiv(plan.d, plan.block_out)),
+            (cdiv(place[1], tiles.block_m), pieces, plan.chunks(tiles)),
             *(rows.x, columns.x, rows.norm, columns.norm, base2, sums, maxima, partial),
             *(m, k, *place, run, *problem.offsets),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
-            BLOCK_OUT=plan.block_out,
+            BLOCK_OUT=plan.block_out(tiles),
             BOUNDED=problem.bounded,
             EXACT=problem.exact,
             num_warps=tiles.num_warps,
@@ -319,14 +373,14 @@ def _bwd(
         place = (m, k, first, count)
         _launch(
             _similarity_lse_bwd_kernel,
-            (cdiv(count, tiles.block_m), splits, cdiv(plan.d, plan.block_out)),
+            (cdiv(count, tiles.block_m), splits, plan.chunks(tiles)),
             *(own.x, other.x, own.norm, other.norm),
             *(own.weight, own.exponent, other.weight, other.exponent),
             *(gain, base2, partial, d_scale, *place, run, *problem.offsets),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
-            BLOCK_OUT=plan.block_out,
+            BLOCK_OUT=plan.block_out(tiles),
             BOUNDED=problem.bounded,
             EXACT=problem.exact,
             num_warps=tiles.num_warps,

@@ -15,13 +15,13 @@ from fastssl_kernels.similarity_lse_shapes import TILES, Tiles, cdiv, next_power
 # With |t| up to this, 2^t and sums of it stay well inside float32, without a running maximum; by
 # bytes an element. A float32 product is off by 2^-24 of |t| and more, which must not show either.
 BOUND = {4: 21.0, 2: 64.0}
-WIDEST = 256  # features that a tile holds whole; wider vectors go by chunks
+WIDEST = 128  # features of a gradient or mean that a program holds where vectors go by chunks
 
 
 class Device(NamedTuple):
     """What the choice of tiles depends on."""
 
-    hopper: bool
+    family: str  # a table of TILES
     processors: int
     interpreted: bool = False
     doubles: bool = True  # multiplies float64 on the tensor cores, at full rate
@@ -29,17 +29,20 @@ class Device(NamedTuple):
 
 def _device(x: Tensor) -> Device:
     if x.device.type == "cpu":
-        return Device(hopper=True, processors=8, interpreted=True)
+        return Device("hopper", processors=8, interpreted=True)
     return _cuda_device(x.device.index)
 
 
 @functools.cache
 def _cuda_device(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
+    family = "small"
+    if properties.shared_memory_per_block_optin >= 227 * 1024:
+        family = "hopper" if properties.major < 10 else "blackwell"
     # Elsewhere float64 has a 32nd of float32's pace or less, and large logits of float32 inputs
     # have the digits of float32 products.
     return Device(
-        hopper=properties.shared_memory_per_block_optin >= 227 * 1024,
+        family=family,
         processors=properties.multi_processor_count,
         doubles=(properties.major, properties.minor) in {(8, 0), (9, 0), (10, 0)},
     )
@@ -56,12 +59,16 @@ class _Plan(NamedTuple):
     device: Device
     d: int
     whole_d: int  # d, as a power of two
-    key: int
     width: int
     precision: str
 
+    def key(self, kind: str) -> tuple[str, int, int]:
+        """Of the tiles: by their width if a tile of this kind holds such vectors whole."""
+        whole = (kind, self.width, max(64, self.whole_d))
+        return whole if whole in TILES[self.device.family] else (kind, self.width, 0)
+
     def tiles(self, kind: str) -> Tiles:
-        return TILES[self.device.hopper][kind, self.width, self.key]
+        return TILES[self.device.family][self.key(kind)]
 
     def block_d(self, tiles: Tiles) -> int:
         return min(self.whole_d, tiles.step or self.whole_d)
@@ -71,10 +78,13 @@ class _Plan(NamedTuple):
         """Rows a program takes in the passes that hold whole vectors (float32's in float64)."""
         return max(1, min(64, 8192 // self.width // self.whole_d))
 
-    @property
-    def block_out(self) -> int:
+    def block_out(self, tiles: Tiles) -> int:
         """Features of a gradient or mean that a program holds."""
-        return self.whole_d if self.whole_d <= WIDEST // (self.width // 2) else 128
+        return min(self.whole_d, WIDEST) if tiles.step else self.whole_d
+
+    def chunks(self, tiles: Tiles) -> int:
+        """Programs that share the features of a gradient or mean."""
+        return cdiv(self.d, self.block_out(tiles))
 
     def exact(self, bounded: bool) -> bool:
         """Whether logits are taken in float64: float32's large ones, so that losses keep digits."""
@@ -90,8 +100,6 @@ def _plan(x: Tensor) -> _Plan:
         device=device,
         d=d,
         whole_d=whole_d,
-        # float32's tiles differ by width only in how often a loop turns.
-        key=max(64, whole_d) if whole_d <= WIDEST and width == 2 else 0,
         width=width,
         # Single TF32 products would cost half the digits of float32 inputs.
         precision="tf32x3" if x.dtype == torch.float32 else "ieee",
@@ -154,9 +162,21 @@ class _Problem(NamedTuple):
         """The dtype of what is compared with logits."""
         return torch.float64 if self.exact else torch.float32
 
+    @property
+    def ragged(self) -> bool:
+        """Whether sizes divide no vector load: masks and addresses then take registers."""
+        return any(n % 16 for n in (self.plan.d, len(self.rows.x), len(self.columns.x)))
+
+    @property
+    def triangle(self) -> Tiles:
+        """Of the passes that take sums by rows and by columns at once."""
+        return self.plan.tiles("triangle ragged" if self.ragged else "triangle")
+
     def kind(self, of: str) -> str:
-        """The key of a pass's tiles: in float64, without running maxima or the like, or with."""
-        return of + (" exact" if self.exact else "" if self.bounded else " safe")
+        """The key of a pass's tiles: in float64, without running maxima or the like, or with; the
+        last leave registers for ragged sizes too."""
+        easy = self.bounded and not self.ragged
+        return of + (" exact" if self.exact else "" if easy else " safe")
 
 
 def _problem(

@@ -21,7 +21,8 @@ def _similarity_lse_fwd_triangle_kernel(
     self_offset,
     pair_offset,
     D: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,  # a multiple of BLOCK_M
     BLOCK_D: tl.constexpr,
     HAS_SELF: tl.constexpr,
     EXCLUDE_PAIR: tl.constexpr,
@@ -30,19 +31,22 @@ def _similarity_lse_fwd_triangle_kernel(
 ):
     """Sums of 2^t over half the symmetric matrix, each tile giving row and column sums.
 
-    Column block i takes the row blocks i, i+1, … i+blocks/2, counted around the circle: every
-    unordered pair of blocks is met once and all have equal work. A tile's row sums need few
-    exchanges between threads and are stored at once; its column sums would need many, and are
-    kept element by element until the end. The row sums of the tile at distance d have a place of
-    their own in row d of the buffer, so nothing is added atomically and the result does not depend
-    on the order of the programs. Logits are known to be small enough for 2^t to need no maximum.
+    Column block i takes the row blocks i, i+1, … i+blocks/2, counted around the circle, BLOCK_M
+    rows at a time: every unordered pair of blocks is met once and all have equal work. A tile's row
+    sums need few exchanges between threads and are stored at once; its column sums would need many,
+    and are kept element by element until the end. The row sums of the tiles at distance d have a
+    place of their own in row d of the buffer, so nothing is added atomically and the result does
+    not depend on the order of the programs. Logits are known to be small enough for 2^t to need no
+    maximum.
     """
-    blocks = tl.cdiv(M, BLOCK)
+    PARTS: tl.constexpr = BLOCK_N // BLOCK_M  # of a row block
+    blocks = tl.cdiv(M, BLOCK_N)
     block = tl.program_id(0)
     segment = tl.program_id(1)
-    local = tl.arange(0, BLOCK)
-    column_first = block * BLOCK
-    columns = column_first + local
+    local_m = tl.arange(0, BLOCK_M)
+    local_n = tl.arange(0, BLOCK_N)
+    column_first = block * BLOCK_N
+    columns = column_first + local_n
 
     # With an even number of blocks the farthest distance meets each pair twice: drop one.
     distances = blocks // 2 + ((blocks % 2 == 1) | (block < blocks // 2)).to(tl.int32)
@@ -53,35 +57,36 @@ def _similarity_lse_fwd_triangle_kernel(
     column_coefficient = (tl.load(base2_ptr) * column_norm).to(tl.float32)  # [BN]
     if BLOCK_D >= D:
         features = tl.arange(0, BLOCK_D)
-        y = load_rows(x_ptr, column_first, local, features, M, D, BLOCK_D)  # [BN, BD]
-    sums = tl.zeros([BLOCK // 16, 8, BLOCK], tl.float32)
-    for distance in range(begin, end):
-        row_block = block + distance
-        row_block = tl.where(row_block >= blocks, row_block - blocks, row_block)
-        row_first = row_block * BLOCK
-        rows = row_first + local
+        y = load_rows(x_ptr, column_first, local_n, features, M, D, BLOCK_D)  # [BN, BD]
+    sums = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    for step in range(begin * PARTS, end * PARTS):
+        row_block = block * PARTS + step
+        row_block = tl.where(row_block >= blocks * PARTS, row_block - blocks * PARTS, row_block)
+        row_first = row_block * BLOCK_M
+        rows = row_first + local_m
         row_norm = tl.load(inverse_norm_ptr + rows, mask=rows < M, other=0.0)  # [BM]
         if BLOCK_D >= D:
-            x = load_rows(x_ptr, row_first, local, features, M, D, BLOCK_D)  # [BM, BD]
-            raw = dot(x, y.T, tl.zeros([BLOCK, BLOCK], tl.float32), PRECISION, INTERPRETED)
+            x = load_rows(x_ptr, row_first, local_m, features, M, D, BLOCK_D)  # [BM, BD]
+            raw = dot(x, y.T, tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, INTERPRETED)
         else:
             raw = products_by_chunks(
-                x_ptr, row_first, local, M, x_ptr, column_first, local, M,
-                D, BLOCK, BLOCK, BLOCK_D, PRECISION, INTERPRETED,
+                x_ptr, row_first, local_m, M, x_ptr, column_first, local_n, M,
+                D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, INTERPRETED,
             )  # fmt: skip
         t = raw * (row_norm.to(tl.float32)[:, None] * column_coefficient[None, :])  # [BM, BN]
         t = mask(
-            t, float("-inf"), rows[:, None], row_first, M, BLOCK, columns[None, :], column_first, M,
-            BLOCK, self_offset, pair_offset, HAS_SELF, EXCLUDE_PAIR,
+            t, float("-inf"), rows[:, None], row_first, M, BLOCK_M, columns[None, :], column_first,
+            M, BLOCK_N, self_offset, pair_offset, HAS_SELF, EXCLUDE_PAIR,
         )  # fmt: skip
         e = tl.exp2(t)  # [BM, BN]
         # The tensor cores' layout gives a thread rows r and r + 8: those two are joined at once.
-        sums += tl.sum(tl.reshape(e, [BLOCK // 16, 2, 8, BLOCK]), 1)
-        # The diagonal tile is whole: its row sums are its column sums.
+        sums += tl.sum(tl.reshape(e, [BLOCK_M // 16, 2, 8, BLOCK_N]), 1)
+        distance = step // PARTS
+        # The diagonal block is whole: its row sums are its column sums.
         place = tl.cast(distance - first, tl.int64) * M
-        tl.store(row_sums_ptr + place + rows, tl.sum(e, 1), mask=(rows < M) & (distance > 0))
+        tl.store(row_sums_ptr + place + rows, tl.sum(e, 1), mask=(rows < M) & (step >= PARTS))
     place = tl.cast(segment, tl.int64) * M
-    sums = tl.sum(tl.reshape(sums, [BLOCK // 2, BLOCK]), 0)
+    sums = tl.sum(tl.reshape(sums, [BLOCK_M // 2, BLOCK_N]), 0)
     tl.store(column_sums_ptr + place + columns, sums, mask=columns < M)
 
 

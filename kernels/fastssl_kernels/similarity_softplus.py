@@ -39,7 +39,7 @@ def launch_similarity_softplus_fwd(
         problem = _problem(x, y, scale, factor, normalize, None, pair_offset, exclude_pair)
         plan, rows, columns, base2 = problem[:4]
         m, k = len(x), len(y)
-        tiles = plan.tiles("fwd")
+        tiles = plan.tiles("softplus fwd")
         blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
         places = plan.device.processors * tiles.per_processor
         run, pieces = _cut(steps, _pieces(blocks, steps, places, 512, 0.0))
@@ -130,8 +130,7 @@ def _bwd(
     """The gradient of own vectors, and d_scale/factor and the sum of all G if needed."""
     plan, base2, by_rows = problem.plan, problem.base2, own is problem.rows
     m, k = len(own.x), len(other.x)
-    # A logistic takes more registers than a power.
-    tiles = plan.tiles("bwd safe")
+    tiles = plan.tiles("softplus bwd")
     group, run, splits = _grouped(plan, tiles, m, k)
     partial = base2.new_empty(splits, group, plan.d, dtype=torch.float32)
     d_own = torch.empty_like(own.x)
@@ -143,13 +142,13 @@ def _bwd(
         place = (m, k, first, count)
         _launch(
             _similarity_softplus_bwd_kernel,
-            (cdiv(count, tiles.block_m), splits, cdiv(plan.d, plan.block_out)),
+            (cdiv(count, tiles.block_m), splits, plan.chunks(tiles)),
             *(own.x, other.x, own.norm, other.norm, base2, bias, d_total, gain),
             *(partial, d_scale, d_bias, shift, *place, run, problem.offsets[1]),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             BLOCK_D=plan.block_d(tiles),
-            BLOCK_OUT=plan.block_out,
+            BLOCK_OUT=plan.block_out(tiles),
             BY_OWN=by_rows,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,

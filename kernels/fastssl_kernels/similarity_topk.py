@@ -23,10 +23,12 @@ BYTES = 2**28  # for keys of a group of queries
 # By whether the chip is Hopper's size (similarity_lse_shapes.py) and bytes an element. A tile is
 # smaller than there, since each of its entries becomes a key of 64 bits.
 TILES = {
-    (True, 2): Tiles(64, 64, 8, 3, step=128),
-    (True, 4): Tiles(64, 64, 8, 3, step=32),
-    (False, 2): Tiles(64, 64, 8, 2, step=64),
-    (False, 4): Tiles(64, 32, 8, 2, step=32),
+    ("hopper", 2): Tiles(64, 64, 8, 3, step=128),
+    ("hopper", 4): Tiles(64, 64, 8, 3, step=32),
+    ("blackwell", 2): Tiles(64, 64, 8, 3, step=128),
+    ("blackwell", 4): Tiles(64, 64, 8, 3, step=32),
+    ("small", 2): Tiles(64, 64, 8, 2, step=64),
+    ("small", 4): Tiles(64, 32, 8, 2, step=32),
 }
 
 LAST: tl.constexpr = tl.constexpr(2**31 - 1)  # column
@@ -223,7 +225,7 @@ def launch_similarity_topk_fwd(
         raise ValueError(f"k must be at most {MOST} on CUDA, not {k}")
     with torch.cuda.device_of(queries):
         plan = _plan(queries)
-        tiles = TILES[plan.device.hopper, plan.width]
+        tiles = TILES[plan.device.family, plan.width]
         queries, bank = queries.contiguous(), bank.contiguous()
         x_norm = y_norm = None
         if normalize:

@@ -2,8 +2,8 @@
 
 An iteration is a pass over rows and one over columns: a row as long as DINO's is no program's to
 keep, and the second pass finds small matrices in the L2 cache. Differences of logits and potentials
-are taken in float64, powers in float32. Nothing here waits for the device, and every result is
-bitwise repeatable.
+are taken as sums of two float32, powers in float32, sums of many in float64. Nothing here waits for
+the device, and every result is bitwise repeatable.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 from fastssl_kernels.similarity_lse_plan import _device, _launch
 from fastssl_kernels.similarity_lse_shapes import cdiv, next_power_of_2
 
-ROW = 2048  # scores of a row that a program takes at a time
-TILE_B, TILE_K = 16, 128  # scores that a program takes at a time where it adds up columns
+ROWS, ROW = 4, 512  # rows that a program takes, and scores of each at a time
+TILE_B, TILE_K = 32, 128  # scores that a program takes at a time where it adds up columns
 PARTS = 64  # runs of rows, at most, whose sums of columns are joined
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -29,21 +29,74 @@ WEAK: tl.constexpr = tl.constexpr(2.0**-30)  # sums below this have lost digits
 
 
 @triton.jit
-def _exponents(scores_ptr, columns_ptr, first, K, factor, ROW: tl.constexpr):
-    """(scores / ε − v) · log2(e) of a stretch of a row in float64, −inf past its end."""
-    k = first + tl.arange(0, ROW)
-    s = tl.load(scores_ptr + k, mask=k < K, other=-float("inf")).to(tl.float64)
-    return s * factor - tl.load(columns_ptr + k, mask=k < K, other=0.0) * LOG2E  # [ROW]
+def _halves(potentials):
+    """float64 potentials in base 2, each as a sum of two float32."""
+    potentials *= LOG2E
+    high = potentials.to(tl.float32)
+    return high, (potentials - high.to(tl.float64)).to(tl.float32)
 
 
 @triton.jit
-def _sum(scores_ptr, columns_ptr, K, factor, anchor, ROW: tl.constexpr):
-    """Σ_k of the powers of two, relative to that of the anchor."""
-    sums = tl.zeros([ROW], tl.float32)
+def _exponents(s, high, low, p, p_left, INTERPRETED: tl.constexpr):
+    """s · (high + low) − p − p_left as a sum of two float32, all but the last rounding of which is
+    exact: conversions to and from float64 take as long as the powers themselves."""
+    s = s.to(tl.float32)
+    product = s * high
+    if INTERPRETED:  # whose fma rounds twice
+        left = (s.to(tl.float64) * high - product.to(tl.float64)).to(tl.float32)
+    else:
+        left = tl.fma(s, high, -product)
+    left = tl.fma(s, low, left)
+    x = product - p
+    moved = x - product
+    left += (product - (x - moved)) - (p + moved)
+    # What is left of −inf is NaN; of two numbers the maximum is the one that is not.
+    return x, tl.maximum(left - p_left, NOTHING)
+
+
+@triton.jit
+def _row_exponents(
+    scores_ptr,
+    columns_ptr,
+    inside,
+    first,
+    K,
+    high,
+    low,
+    ROWS: tl.constexpr,
+    ROW: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """(scores / ε − v) · log2(e) of a stretch of some rows, −inf past their ends."""
+    k = first + tl.arange(0, ROW)
+    p, p_left = _halves(tl.load(columns_ptr + k, mask=k < K, other=0.0))  # [ROW]
+    place = tl.arange(0, ROWS).to(tl.int64)[:, None] * K + k[None, :]
+    allowed = inside[:, None] & (k < K)[None, :]
+    s = tl.load(scores_ptr + place, mask=allowed, other=-float("inf"))  # [ROWS, ROW]
+    return _exponents(s, high, low, p[None, :], p_left[None, :], INTERPRETED)
+
+
+@triton.jit
+def _sum(
+    scores_ptr,
+    columns_ptr,
+    inside,
+    K,
+    high,
+    low,
+    anchor,
+    ROWS: tl.constexpr,
+    ROW: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Σ_k of the powers of two, relative to that of the anchor, by rows."""
+    sums = tl.zeros([ROWS, ROW], tl.float32)
     for first in range(0, K, ROW):
-        x = _exponents(scores_ptr, columns_ptr, first, K, factor, ROW)
-        sums += tl.exp2((x - anchor).to(tl.float32))
-    return tl.sum(sums.to(tl.float64), 0)
+        x, left = _row_exponents(
+            scores_ptr, columns_ptr, inside, first, K, high, low, ROWS, ROW, INTERPRETED
+        )
+        sums += tl.exp2((x - anchor[:, None]) + left)
+    return tl.sum(sums.to(tl.float64), 1)
 
 
 @triton.jit
@@ -53,34 +106,49 @@ def _sinkhorn_rows_kernel(
     columns_ptr,  # [K] f64
     rows_ptr,  # [B] f64, out
     plan_ptr,  # [B, K] f32, out, or None
+    B,
     K,
     high,  # the factor of the scores, log2(e) / ε, in two numbers
     low,
+    ROWS: tl.constexpr,
     ROW: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
-    """A row's log-sum-exp of scores / ε − v, and its plan."""
-    row = tl.program_id(0).to(tl.int64)
-    scores_ptr += row * K
-    factor = tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
-    anchor = tl.zeros([], tl.float64)
+    """Some rows' log-sum-exps of scores / ε − v, and their plan."""
+    first_row = tl.program_id(0) * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    inside = row < B
+    scores_ptr += tl.cast(first_row, tl.int64) * K
+    anchor = tl.zeros([ROWS], tl.float32)
     if before_ptr is not None:
-        anchor += tl.load(before_ptr + row) * LOG2E
-    total = _sum(scores_ptr, columns_ptr, K, factor, anchor, ROW)
-    if not ((total > WEAK) & (total < 1e30)):  # NaN too
-        highest = tl.full([ROW], -float("inf"), tl.float64)
+        anchor += (tl.load(before_ptr + row, mask=inside, other=0.0) * LOG2E).to(tl.float32)
+    total = _sum(
+        scores_ptr, columns_ptr, inside, K, high, low, anchor, ROWS, ROW, INTERPRETED
+    )  # [ROWS]
+    reached = (total > WEAK) & (total < 1e30)  # not NaN
+    if tl.min((reached | (row >= B)).to(tl.int32), 0) == 0:
+        highest = tl.full([ROWS, ROW], -float("inf"), tl.float32)
         for first in range(0, K, ROW):
-            x = _exponents(scores_ptr, columns_ptr, first, K, factor, ROW)
+            x, _ = _row_exponents(
+                scores_ptr, columns_ptr, inside, first, K, high, low, ROWS, ROW, INTERPRETED
+            )
             highest = tl.maximum(highest, x)
-        anchor = tl.max(highest, 0)
-        total = _sum(scores_ptr, columns_ptr, K, factor, anchor, ROW)
-    lse = anchor + tl.log2(total)
-    tl.store(rows_ptr + row, lse * LN2)
+        anchor = tl.max(highest, 1)
+        total = _sum(scores_ptr, columns_ptr, inside, K, high, low, anchor, ROWS, ROW, INTERPRETED)
+    lse = anchor.to(tl.float64) + tl.log2(total)
+    tl.store(rows_ptr + row, lse * LN2, mask=inside)
     if plan_ptr is not None:
-        plan_ptr += row * K
+        plan_ptr += tl.cast(first_row, tl.int64) * K
+        nearest = lse.to(tl.float32)
+        rest = (lse - nearest.to(tl.float64)).to(tl.float32)
         for first in range(0, K, ROW):
+            x, left = _row_exponents(
+                scores_ptr, columns_ptr, inside, first, K, high, low, ROWS, ROW, INTERPRETED
+            )
+            plan = tl.exp2((x - nearest[:, None]) + (left - rest[:, None]))
             k = first + tl.arange(0, ROW)
-            x = _exponents(scores_ptr, columns_ptr, first, K, factor, ROW)
-            tl.store(plan_ptr + k, tl.exp2((x - lse).to(tl.float32)), mask=k < K)
+            place = tl.arange(0, ROWS).to(tl.int64)[:, None] * K + k[None, :]
+            tl.store(plan_ptr + place, plan, mask=inside[:, None] & (k < K)[None, :])
 
 
 @triton.jit
@@ -96,11 +164,11 @@ def _sinkhorn_columns_kernel(
     low,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
-    """Σ_b of the powers of a run of rows, by columns, relative to their largest."""
+    """Σ_b of the powers of a run of rows, by columns, relative to about their largest."""
     part = tl.program_id(1)
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    factor = tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
     anchor = tl.full([BLOCK_K], NOTHING, tl.float32)
     total = tl.zeros([BLOCK_K], tl.float64)
     end = tl.minimum((part + 1) * run, B)
@@ -108,12 +176,14 @@ def _sinkhorn_columns_kernel(
         b = first + tl.arange(0, BLOCK_B)
         inside = (b < end)[:, None] & (k < K)[None, :]
         place = b.to(tl.int64)[:, None] * K + k[None, :]
-        s = tl.load(scores_ptr + place, mask=inside, other=-float("inf")).to(tl.float64)
-        x = s * factor  # [BB, BK]
+        s = tl.load(scores_ptr + place, mask=inside, other=-float("inf"))  # [BB, BK]
+        p = tl.zeros([BLOCK_B], tl.float32)
+        p_left = tl.zeros([BLOCK_B], tl.float32)
         if rows_ptr is not None:
-            x -= tl.load(rows_ptr + b, mask=b < end, other=0.0)[:, None] * LOG2E
-        raised = tl.maximum(anchor, tl.max(x.to(tl.float32), 0))  # [BK]
-        powers = tl.exp2((x - raised.to(tl.float64)[None, :]).to(tl.float32))
+            p, p_left = _halves(tl.load(rows_ptr + b, mask=b < end, other=0.0))
+        x, left = _exponents(s, high, low, p[:, None], p_left[:, None], INTERPRETED)
+        raised = tl.maximum(anchor, tl.max(x, 0))  # [BK]
+        powers = tl.exp2((x - raised[None, :]) + left)
         total = total * tl.exp2(anchor - raised) + tl.sum(powers, 0)
         anchor = raised
     place = part.to(tl.int64) * K + k
@@ -170,9 +240,11 @@ def launch_sinkhorn_fwd(
         if columns is not None:
             _launch(
                 _sinkhorn_rows_kernel,
-                (b,),
-                *(scores, rows, columns, u, q if plan else None, k, high, factor - high),
+                (cdiv(b, ROWS),),
+                *(scores, rows, columns, u, q if plan else None, b, k, high, factor - high),
+                ROWS=ROWS,
                 ROW=min(ROW, next_power_of_2(k)),
+                INTERPRETED=_device(scores).interpreted,
                 num_warps=4,
             )
         if following:
@@ -197,6 +269,7 @@ def _columns(
         *(scores, rows, anchors, sums, b, k, run, high, low),
         BLOCK_B=TILE_B,
         BLOCK_K=TILE_K,
+        INTERPRETED=_device(scores).interpreted,
         num_warps=4,
     )
     _launch(

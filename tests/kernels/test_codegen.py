@@ -19,15 +19,16 @@ import codegen
 import fastssl_kernels.similarity_lse as kernels
 from fastssl_kernels import similarity_lse_loss, similarity_lse_pairs
 
-CHIPS = {80: kernels.Device(hopper=False, processors=108), 90: kernels.Device(True, 132)}
-SLOW_DOUBLES = {86: kernels.Device(hopper=False, processors=84, doubles=False)}
+CHIPS = {80: kernels.Device("small", processors=108), 90: kernels.Device("hopper", 132)}
+SLOW_DOUBLES = {86: kernels.Device("small", processors=84, doubles=False)}
 # What a program may have: for the smaller tables the consumer chips'.
 SHARED = {80: 99 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
-WIDTHS = {64: 64, 128: 128, 256: 256, 0: 512}  # key of the table: features
+WIDTHS = {64: 64, 128: 128, 256: 256, 512: 512, 0: 1024}  # key of the table: features
 # Kernels of which nearly all the time is matrix products.
 BWD = "_similarity_lse_bwd_kernel"
-PRODUCTS = {f"_similarity_lse_{name}_kernel" for name in ("fwd", "fwd_triangle", "fwd_mean", "bwd")}
+FORWARD = ("fwd", "fwd_both", "fwd_triangle", "fwd_mean")
+PRODUCTS = {f"_similarity_lse_{name}_kernel" for name in (*FORWARD, "bwd")}
 
 
 class Problem(NamedTuple):
@@ -110,6 +111,7 @@ PROBLEMS = [
     Problem(90, torch.float16),
     *(Problem(90, d=100, m=1002, learned=True, **form | {"k": form["k"] and 1001}, whole=True)
       for form in FORMS),
+    Problem(90, d=100, m=1002),
     Problem(90, m=1 << 20),
 ]  # fmt: skip
 
@@ -141,12 +143,18 @@ def test_moco_fills_the_chip_with_three_launches_and_ends_with_three_small_ones(
 
 def test_the_tables_are_complete():
     kinds = {
-        *itertools.product(("triangle", "fwd"), DTYPES),
+        *itertools.product(
+            ("triangle", "triangle ragged", "fwd", "softplus fwd", "softplus bwd"), DTYPES
+        ),
         *itertools.product(("mean", "mean safe", "bwd", "bwd safe"), DTYPES),
         *itertools.product(("fwd exact", "mean exact", "bwd exact"), (4,)),
     }
     for table in kernels.TILES.values():
-        assert table.keys() == {
-            (kind, width, key) for kind, width in kinds for key in (WIDTHS if width == 2 else (0,))
+        # 512 features are held whole only where that is faster.
+        assert {key for key in table if key[2] != 512} == {
+            (kind, width, key)
+            for kind, width in kinds
+            for key in (WIDTHS.keys() - {512} if width == 2 else (0,))
         }
-        assert all(t.block_m == t.block_n for (kind, *_), t in table.items() if kind == "triangle")
+        triangles = [tiles for (kind, *_), tiles in table.items() if "triangle" in kind]
+        assert all(tiles.block_n % tiles.block_m == 0 for tiles in triangles)

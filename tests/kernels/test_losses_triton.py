@@ -32,9 +32,9 @@ LABELS = torch.arange(N, device=DEVICE) % 3
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Tiles of 16 and little parallelism, whatever the chip."""
-    shipped = plan.TILES[True]
+    shipped = plan.TILES["hopper"]
     tiles = {key: plan.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shipped.items()}
-    monkeypatch.setattr(plan, "TILES", {True: tiles, False: tiles})
+    monkeypatch.setattr(plan, "TILES", {"hopper": tiles, "small": tiles})
 
 
 # Each of two tensors [N, D], unit rows, and a temperature.

@@ -23,8 +23,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Tiles of 16 and little parallelism, whatever the chip."""
-    tiles = {key: plan.Tiles(16, 16, 4, 2, t.step and 32) for key, t in plan.TILES[True].items()}
-    monkeypatch.setattr(plan, "TILES", {True: tiles, False: tiles})
+    tiles = {
+        key: plan.Tiles(16, 16, 4, 2, t.step and 32) for key, t in plan.TILES["hopper"].items()
+    }
+    monkeypatch.setattr(plan, "TILES", {"hopper": tiles, "small": tiles})
 
 
 @pytest.mark.parametrize("scale", [5.0, 150.0])

@@ -32,10 +32,12 @@ CANCELLED = 1e-7
 
 @pytest.fixture
 def small(monkeypatch):
-    """Tiles of 16 and little parallelism, whatever the chip."""
-    shipped = plan.TILES[True]
-    tiles = {key: plan.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shipped.items()}
-    monkeypatch.setattr(plan, "TILES", {True: tiles, False: tiles})
+    """Tiles of 16 and little parallelism, whatever the chip; the triangle's in proportion."""
+    tiles = {
+        key: plan.Tiles(16, 16 * max(1, old.block_n // old.block_m), 4, 2, old.step and 32)
+        for key, old in plan.TILES["hopper"].items()
+    }
+    monkeypatch.setattr(plan, "TILES", {"hopper": tiles, "small": tiles})
 
 
 def rows(m, d, dtype=torch.float32, seed=0):
@@ -356,3 +358,22 @@ def test_float16_weights_of_a_mean_keep_their_range():
     y[3] *= 1e-4
     check(x, y, 5.0, (True, False, True), normalize=True)
     check(x, y, scalar(40.0), (True, False, True), normalize=True)
+
+
+@pytest.mark.parametrize(("size", "learned"), [(60.0, True), (140.0, True), (700.0, False)])
+def test_rows_and_columns_unlike_all_others(small, monkeypatch, size, learned):
+    """Their powers are too small for float32 where those of the others are not too large."""
+    monkeypatch.setattr(kernels, "ROW_SUMS_BYTES", 4 * 70 * 2)  # two blocks of columns at a time
+    common = rows(1, 20)
+    x, y = common + 0.3 * rows(70, 20), common + 0.3 * rows(80, 20, seed=1)
+    x[3], y[7] = -common[0], -common[0]
+    x, y, scale = x.bfloat16(), y.bfloat16(), scalar(size) if learned else size
+    needs = (True, True, learned)
+    check(x, y, scale, needs, columns=True, normalize=True, self_offset=4)
+
+
+def test_two_sums_of_unit_vectors_without_anything(small):
+    x, y = rows(2, 20, torch.bfloat16), rows(3, 20, torch.bfloat16, seed=1)
+    check(x, y, scalar(), columns=True, normalize=True, self_offset=0, pair_offset=1)
+    only = {"self_offset": 0, "pair_offset": 1, "exclude_pair": True}
+    check(x, y[:2], scalar(200.0), columns=True, normalize=True, **only)

@@ -28,9 +28,9 @@ DTYPES = pytest.mark.parametrize("dtype", list(GRADIENT), ids=lambda d: str(d)[6
 @pytest.fixture
 def small(monkeypatch):
     """Tiles of 16 and little parallelism, whatever the chip."""
-    shipped = plan.TILES[True]
+    shipped = plan.TILES["hopper"]
     tiles = {key: plan.Tiles(16, 16, 4, 2, old.step and 32) for key, old in shipped.items()}
-    monkeypatch.setattr(plan, "TILES", {True: tiles, False: tiles})
+    monkeypatch.setattr(plan, "TILES", {"hopper": tiles, "small": tiles})
 
 
 def rows(m, d, dtype=torch.float32, seed=0):

@@ -114,7 +114,7 @@ def test_one_processor_and_many(monkeypatch):
     queries, bank = small_integers(20, 6), small_integers(100, 6, seed=1)
     plan = shared._plan
     for processors in (1, 64):
-        device = shared.Device(True, processors, interpreted=DEVICE == "cpu")
+        device = shared.Device("hopper", processors, interpreted=DEVICE == "cpu")
         monkeypatch.setattr(kernels, "_plan", lambda x, d=device: plan(x)._replace(device=d))
         check(queries, bank, 4, exact=True)
     monkeypatch.setattr(kernels, "BYTES", 8 * 32 * 17)
