@@ -186,8 +186,8 @@ def steps_are_those_of_one():
             case = f"{name}, ring={ring}"
             assert relative(value, loss) < 1e-6, case
             norm = torch.cat([d.flatten() for d in gradients]).norm().item()
-            # Some cancel to a rounding of others, as a bias's does where a mean is taken off, and the
-            # temperature's of nnclr here: 0.034 left of shares of 0.55 in all.
+            # Some cancel to a rounding of others, as a bias's does where a mean is taken off, and
+            # the temperature's of nnclr here: 0.034 left of shares of 0.55 in all.
             cancelling = name.startswith(("barlow", "vicreg", "nnclr"))
             floor = (0.1 if cancelling else 0.01) * norm
             for a, b in zip(d_mine, gradients, strict=True):
