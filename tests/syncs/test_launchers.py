@@ -15,7 +15,7 @@ from fastssl.nn import EMA
 from fastssl.ops import kept
 from fastssl.optim import LARS, set_lr
 from tests.syncs.pretend import HostWaits, PretendCuda, on_device
-from tests.syncs.test_functions import LOSSES, NUMBERS_ONLY, D, K, N, rows
+from tests.syncs.test_functions import LOSSES, NUMBERS_ONLY, D, K, call_ops, rows
 
 jit = pytest.importorskip("triton.runtime.jit")
 pytestmark = pytest.mark.skipif(backends.interpreting(), reason="the interpreter's kernels")
@@ -85,19 +85,7 @@ def test_loss(name, learned, launched):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_ops(dtype, launched):
-    x, y = rows(dtype=dtype), rows(K, D, dtype=dtype)
-    scale = torch.full((), 2.0, device="cuda", requires_grad=True)
-    with launched.no_waiting():
-        for outputs in (
-            ops.similarity_lse(x, None, scale, normalize=True, self_offset=0, pair_offset=N // 2),
-            ops.similarity_lse(x, y.detach(), 2.0, pair_offset=1, exclude_pair=True),
-            ops.similarity_lse_both(x, y, scale),
-            ops.similarity_softplus(x, y, scale, scale),
-        ):
-            sum(output.sum() for output in outputs).backward()
-        ops.similarity_topk(x, y, 3, normalize=True)
-        ops.sinkhorn(y, 0.05, 3)
-        ops.sinkhorn_potentials(y, 0.05, 3)
+    call_ops(launched, dtype)
     assert len({name.split("_kernel")[0] for name in launched.launched}) > 8
 
 
