@@ -32,7 +32,6 @@ from fastssl_kernels.similarity_lse_plan import (  # noqa: F401  (some for the o
     Device,
     _device,
     _launch,
-    _pieces,
     _Plan,
     _plan,
     _Problem,
@@ -97,12 +96,6 @@ def _finish_flags(problem: _Problem, tiles: Tiles) -> dict:
     }
 
 
-def _cut(steps: int, pieces: int) -> tuple[int, int]:
-    """Steps a piece, and pieces that have any."""
-    run = cdiv(steps, pieces)
-    return run, cdiv(steps, run)
-
-
 def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
     plan, (x, norm, *_), base2 = problem.plan, problem.rows, problem.base2
     m = len(x)
@@ -111,8 +104,7 @@ def _fwd_triangle(problem: _Problem, lse: Tensor, pair: Tensor) -> None:
     distances = blocks // 2 + 1
     # Very many rows: a group of distances at a time through one buffer.
     group = min(distances, max(1, ROW_SUMS_BYTES // (4 * m)))
-    places = plan.device.processors * tiles.per_processor
-    run, pieces = _cut(group, _pieces(blocks, group, places, 64, 0.0))
+    run, pieces = plan.cut(tiles, blocks, group, most=64)
     row_sums = lse.new_empty(group, m, dtype=torch.float32)
     column_sums = lse.new_empty(pieces, m, dtype=torch.float32)
     for first in range(0, distances, group):
@@ -149,8 +141,7 @@ def _fwd_both(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor) 
     blocks, steps = cdiv(k, tiles.block_n), cdiv(m, tiles.block_m)
     # Very many columns: a group of their blocks at a time through one buffer.
     group = min(blocks, max(1, ROW_SUMS_BYTES // (4 * m)))
-    places = plan.device.processors * tiles.per_processor
-    run, pieces = _cut(steps, _pieces(group, steps, places, 512, 0.0))
+    run, pieces = plan.cut(tiles, group, steps)
     row_sums = lse.new_empty(group, m, dtype=torch.float32)
     column_sums = lse.new_empty(pieces, k, dtype=torch.float32)
 
@@ -195,8 +186,7 @@ def _fwd(problem: _Problem, lse: Tensor, pair: Tensor, column_lse: Tensor | None
     m, k = len(rows.x), len(columns.x)
     tiles = plan.tiles("fwd exact" if problem.exact else "fwd")
     blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
-    places = plan.device.processors * tiles.per_processor
-    run, pieces = _cut(steps, _pieces(blocks, steps, places, 512, 0.0))
+    run, pieces = plan.cut(tiles, blocks, steps)
     vectors = (rows.x, columns.x, rows.norm, columns.norm, base2)
     sums, maxima = _sums(problem, pieces, m)
     column_sums = column_maxima = None
@@ -249,14 +239,13 @@ def _sums(problem: _Problem, parts: int, count: int) -> tuple[Tensor, Tensor | N
 def _grouped(plan: _Plan, tiles: Tiles, m: int, k: int) -> tuple[int, int, int]:
     """For partial results [pieces, rows, D]: rows at a time, and the columns' steps and pieces."""
     blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
-    places = plan.device.processors * tiles.per_processor
     # Very many rows: a group of them at a time through one buffer.
     group = max(tiles.block_m, SPLITS_BYTES // (4 * plan.d) // tiles.block_m * tiles.block_m)
     most = max(1, min(64, group // m))
     # Writing and reading one piece's partial results, in steps of one tile product.
     cost = 2.0 * m / (tiles.block_m * tiles.block_n)
     blocks *= plan.chunks(tiles)
-    return min(group, m), *_cut(steps, _pieces(blocks, steps, places, most, cost))
+    return min(group, m), *plan.cut(tiles, blocks, steps, most, cost)
 
 
 def _fwd_mean(problem: _Problem, lse: Tensor, pair: Tensor, mean: Tensor) -> None:

@@ -86,6 +86,14 @@ class _Plan(NamedTuple):
         """Programs that share the features of a gradient or mean."""
         return cdiv(self.d, self.block_out(tiles))
 
+    def cut(
+        self, tiles: Tiles, blocks: int, steps: int, most: int = 512, cost: float = 0.0
+    ) -> tuple[int, int]:
+        """Steps a piece, and pieces that have any, of so many steps for each block."""
+        places = self.device.processors * tiles.per_processor
+        run = cdiv(steps, _pieces(blocks, steps, places, most, cost))
+        return run, cdiv(steps, run)
+
     def exact(self, bounded: bool) -> bool:
         """Whether logits are taken in float64: float32's large ones, so that losses keep digits."""
         return self.width == 4 and not bounded and self.device.doubles

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastssl_kernels.similarity_lse import _cut, _finish_flags, _gain, _grouped
+from fastssl_kernels.similarity_lse import _finish_flags, _gain, _grouped
 from fastssl_kernels.similarity_lse_bwd import _similarity_lse_bwd_finish_kernel
-from fastssl_kernels.similarity_lse_plan import _launch, _pieces, _Problem, _problem, _Side
+from fastssl_kernels.similarity_lse_plan import _launch, _Problem, _problem, _Side
 from fastssl_kernels.similarity_lse_shapes import cdiv
 from fastssl_kernels.similarity_softplus_kernels import (
     _similarity_softplus_bwd_kernel,
@@ -41,8 +41,7 @@ def launch_similarity_softplus_fwd(
         m, k = len(x), len(y)
         tiles = plan.tiles("softplus fwd")
         blocks, steps = cdiv(m, tiles.block_m), cdiv(k, tiles.block_n)
-        places = plan.device.processors * tiles.per_processor
-        run, pieces = _cut(steps, _pieces(blocks, steps, places, 512, 0.0))
+        run, pieces = plan.cut(tiles, blocks, steps)
         sums = base2.new_empty(pieces, m, dtype=torch.float32)
         total = base2.new_empty(m)
         pair = torch.empty_like(total)

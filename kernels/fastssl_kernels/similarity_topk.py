@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastssl_kernels.similarity_lse_plan import _find_facts, _launch, _pieces, _plan
+from fastssl_kernels.similarity_lse_plan import _find_facts, _launch, _plan
 from fastssl_kernels.similarity_lse_shapes import Tiles, cdiv, next_power_of_2
 from fastssl_kernels.similarity_lse_tiles import dot, load_rows, products_by_chunks
 
@@ -248,13 +248,10 @@ def _fwd(plan, tiles, queries, bank, x_norm, y_norm, values, indices, room, grou
     m, k = values.shape
     blocks, steps = cdiv(m, tiles.block_m), cdiv(len(bank), tiles.block_n)
     stored = blocks * tiles.block_m
-    places = plan.device.processors * tiles.per_processor
     width = max(16, next_power_of_2(k))
     most = max(1, min(KEYS // width, group // stored))
     # A segment begins by putting everything aside, some steps' worth of trimming.
-    pieces = _pieces(blocks, steps, places, most, 8.0)
-    run = cdiv(steps, pieces)
-    pieces = cdiv(steps, run)
+    run, pieces = plan.cut(tiles, blocks, steps, most, cost=8.0)
     keys = indices.new_empty(pieces, stored, room)
     counts = keys.new_empty(pieces, stored, dtype=torch.int32)
     thresholds = values.new_empty(pieces, stored)
