@@ -6,9 +6,11 @@ FASTSSL_INLINE vf whole_of(vf x) {
   return __builtin_convertvector(__builtin_convertvector(x, vi), vf);
 }
 
-FASTSSL_INLINE vf apart(vf x) {
+// Of vectors of half a register and more.
+template <class V>
+FASTSSL_INLINE V apart(V x) {
 #if defined(__x86_64__)
-  asm("" : "+x"(x));
+  if constexpr (sizeof(V) >= 8) asm("" : "+x"(x));
 #endif
   return x;
 }

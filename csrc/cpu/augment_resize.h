@@ -118,17 +118,11 @@ typedef uint16_t half_v __attribute__((vector_size(2 * W)));
 typedef uint8_t bytes_v __attribute__((vector_size(W)));
 typedef bytes_v bytes_v_unaligned __attribute__((aligned(1), may_alias));
 
+// Each step apart, lest the compiler takes bytes to floats one by one.
 template <class vec>
 FASTSSL_INLINE vec widened(const uint8_t* bytes) {
-  bytes_v narrow = *reinterpret_cast<const bytes_v_unaligned*>(bytes);
-#if defined(__x86_64__)  // lest the compiler takes bytes to floats one by one
-  if constexpr (W > 4) asm("" : "+x"(narrow));
-  vi wide = __builtin_convertvector(narrow, vi);
-  if constexpr (W > 4) asm("" : "+x"(wide));
-#else
-  const vi wide = __builtin_convertvector(narrow, vi);
-#endif
-  return __builtin_convertvector(wide, vec);
+  const bytes_v narrow = apart(*reinterpret_cast<const bytes_v_unaligned*>(bytes));
+  return __builtin_convertvector(apart(__builtin_convertvector(narrow, vi)), vec);
 }
 
 // Of the lanes of two vectors side by side, any, by their numbers modulo 2W.
