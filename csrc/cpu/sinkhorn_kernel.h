@@ -46,19 +46,6 @@ FASTSSL_INLINE void store_part(float* p, vf v, int64_t left) {
   for (int64_t l = 0; l < left; ++l) p[l] = v[l];
 }
 
-// Past the caches, to an aligned address.
-FASTSSL_INLINE void stream(float* p, vf v) {
-#if defined(__x86_64__) && FASTSSL_WIDTH == 16
-  __builtin_ia32_movntps512(p, v);
-#elif defined(__x86_64__) && FASTSSL_WIDTH == 8
-  __builtin_ia32_movntps256(p, v);
-#elif defined(__x86_64__)
-  __builtin_ia32_movntps(p, v);
-#else
-  store(p, v);
-#endif
-}
-
 FASTSSL_INLINE vd load_doubles(const double* p) { return *reinterpret_cast<const vd_unaligned*>(p); }
 FASTSSL_INLINE void store_doubles(double* p, vd v) { *reinterpret_cast<vd_unaligned*>(p) = v; }
 FASTSSL_INLINE vd widened(vf v) { return __builtin_convertvector(v, vd); }
@@ -125,9 +112,7 @@ class SinkhornWorker {
           store_doubles(sums + k, load_doubles(sums + k) + widened(load(sums_ + k)));
       }
     }
-#if defined(__x86_64__)
-    __builtin_ia32_sfence();  // other threads may read what was streamed
-#endif
+    end_streams();
   }
 
   void columns() {

@@ -25,6 +25,7 @@ using lane_t = int32_t;
 #include "cpu/similarity_lse_mean.h"
 #include "cpu/similarity_softplus_kernel.h"
 #include "cpu/similarity_topk_kernel.h"
+#include "cpu/stream.h"
 #include "cpu/sinkhorn_kernel.h"
 #include "cpu/sinkhorn_plan_kernel.h"
 #include "cpu/ema_update_kernel.h"
