@@ -177,7 +177,7 @@ def _exp(x: Tensor) -> Tensor:
     n = (x * (1 / math.log(2))).round()
     r = x - n * 0.693147180369123816490  # ln 2, its upper bits: the product is exact
     r = r - n * 1.90821492927058770002e-10
-    power = torch.ones_like(x)
-    for k in range(14, 0, -1):
-        power = 1 + power * r / k
+    power = torch.zeros_like(x)
+    for k in range(14, -1, -1):
+        power = power * r + 1 / math.factorial(k)
     return power * ((n.long() + 1023) << 52).view(torch.float64)  # · 2^n
