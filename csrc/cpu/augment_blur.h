@@ -17,7 +17,7 @@ FASTSSL_INLINE void gaussian_weights(int64_t r, float sigma, float* weights) {
 }
 
 struct Blur {
-  int64_t h, w, pitch, r;
+  int64_t h, w, pitch, r;  // pitch: of rows, in pairs of vectors
   const float* weights;  // as gaussian_weights has them
   float* row;            // [w + 2r], then as much as vectors read
   const float** rows;    // [kBlurred + 2r]
@@ -29,8 +29,8 @@ struct Blur {
            2 * round_up(taps + kBlurred, W);
   }
 
-  Blur(int64_t h, int64_t w, int64_t taps, float sigma, float* memory)
-      : h(h), w(w), pitch(round_up(w, W)), r(blur_radius(taps, sigma)), weights(memory) {
+  Blur(int64_t h, int64_t w, int64_t pitch, int64_t taps, float sigma, float* memory)
+      : h(h), w(w), pitch(pitch), r(blur_radius(taps, sigma)), weights(memory) {
     gaussian_weights(r, sigma, memory);
     rows = reinterpret_cast<const float**>(memory += round_up(taps + 2 * kBlurred, W));
     row = memory + 2 * round_up(taps + kBlurred, W);
@@ -53,11 +53,10 @@ struct Blur {
       const int64_t at = y + j - r, last = h - 1 + r;
       rows[j] = x + reflected(at < last ? at : last, h) * pitch;
     }
-    for (int64_t i = 0; i < w; i += 2 * W) {
-      const bool two = i + W < w;
+    for (int64_t i = 0; i < pitch; i += 2 * W) {
       vf first[kBlurred]{}, second[kBlurred]{};
       for (int64_t j = 0; j < 2 * r + kBlurred; ++j) {
-        const vf a = load(rows[j] + i), b = load(rows[j] + i + (two ? W : 0));
+        const vf a = load(rows[j] + i), b = load(rows[j] + i + W);
         for (int q = 0; q < kBlurred; ++q) {
           const vf weight = splat(weights[kBlurred - 1 + j - q]);
           first[q] += weight * a;
@@ -66,7 +65,7 @@ struct Blur {
       }
       for (int q = 0; q < kBlurred; ++q) {
         store(to + q * pitch + i, first[q]);
-        if (two) store(to + q * pitch + i + W, second[q]);
+        store(to + q * pitch + i + W, second[q]);
       }
     }
   }

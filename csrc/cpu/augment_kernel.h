@@ -15,19 +15,27 @@ FASTSSL_INLINE V apart(V x) {
   return x;
 }
 
-// By double where the instruction set may have no such instruction.
+// Said outright: a product that is moved out of a loop is not contracted any more. By double where the
+// instruction set may have no such instruction.
 FASTSSL_INLINE vf fused(vf a, vf b, vf c) {
-  if constexpr (W > 4) return a * b + c;
+#if FASTSSL_WIDTH > 4 && defined(__clang__)
+  return __builtin_elementwise_fma(a, b, c);
+#elif FASTSSL_WIDTH == 16
+  return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, 4);
+#elif FASTSSL_WIDTH == 8
+  return __builtin_ia32_vfmaddps256(a, b, c);
+#else
   const vd wide = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
   return __builtin_convertvector(wide + __builtin_convertvector(c, vd), vf);
+#endif
 }
 
-// Of constants too: what the compiler knows it compares with and takes apart again.
-FASTSSL_INLINE vf larger(vf a, vf b) { return vmax(a, apart(b)); }
-FASTSSL_INLINE vf smaller(vf a, vf b) {
-  b = apart(b);
-  return a < b ? a : b;
-}
+// As whole numbers, which processors compare twice as fast and whose order is the same but among the
+// negative: of two of those, either.
+FASTSSL_INLINE vf larger(vf a, vf b) { return (vf)((vi)a > (vi)b ? (vi)a : (vi)b); }
+FASTSSL_INLINE vf smaller(vf a, vf b) { return (vf)((vi)a < (vi)b ? (vi)a : (vi)b); }
+
+constexpr int kAbreast = 2;  // vectors of pixels: they do not wait for each other
 
 #include "shared/augment_pixels.h"
 
@@ -57,15 +65,11 @@ struct Total {
   vf part{};
   int64_t count = 0;
 
-  FASTSSL_MEMBER void add(vf x, int64_t pixels) {
-    if (pixels >= W)
-      part += x;
-    else
-      for (int64_t l = 0; l < pixels; ++l) whole += x[l];
-  }
+  // As many of them as there are.
+  FASTSSL_MEMBER void add(vf x, int64_t pixels) { part += lanes() < int32_t(pixels) ? x : vf{}; }
 
   FASTSSL_MEMBER void end_row(int64_t pixels) {
-    count += pixels / W;
+    count += (pixels + W - 1) / W;
     if (count < 64) return;  // few enough that whole numbers stay exact
     whole += sum(part);
     part = vf{};
@@ -80,7 +84,7 @@ struct Maker {
   using Rows = Resizer<typename Choose<quantized>::filter, C>;
 
   static int64_t floats(const AugmentProblem& p, int64_t sh, int64_t sw) {
-    const int64_t pitch = round_up(p.width, W), blur = Blur::floats(p.width, p.taps) + C * kBlurred * pitch;
+    const int64_t pitch = round_up(p.width, kAbreast * W), blur = Blur::floats(p.width, p.taps) + C * kBlurred * pitch;
     const int64_t resize = Rows::floats(sh, sw, p.height, p.width), turns = p.height * pitch;
     const int64_t most = resize > turns ? resize : turns;
     return C * p.height * pitch + (most > blur ? most : blur);
@@ -89,8 +93,8 @@ struct Maker {
   Maker(const AugmentProblem& p, int64_t row, float* memory)
       : p(p),
         q(p.parameters + row * kAugmentColumns),
-        out{p, q, row},
-        pitch(round_up(p.width, W)),
+        out(p, row),
+        pitch(round_up(p.width, kAbreast * W)),
         planes(memory),
         memory(memory + C * p.height * pitch) {
     list_steps(q, steps);
@@ -106,31 +110,39 @@ struct Maker {
     while (measured < steps.count && steps.list[measured].ready) ++measured;
     const bool whole = q[kTurns] != 0 || q[kSigma] != 0, twice = measured < steps.count;
     const double grey = resize(crop, measured, twice, !twice && !whole);
+    const Writer<C> out = this->out;  // what is written might alias the member
     if (twice) {
       steps.list[measured].mean = float(grey / double(p.height * p.width));
       for (int64_t y = 0; y < p.height; ++y)
-        for (int64_t x = 0; x < p.width; x += W) {
-          const Pixels<vf> pixels = stepped(kept(planes, y, x, p.height), measured, steps.count);
-          if (whole)
-            keep(y, x, pixels);
-          else
-            out.write(y, x, pixels);
+        for (int64_t x = 0; x < p.width; x += kAbreast * W) {
+          Pixels<vf> pixels[kAbreast];
+          get(planes, y, x, p.height, pixels);
+          step(pixels, measured, steps.count);
+          put(out, y, x, pixels, !whole);
         }
     }
     if (whole) finish();
-    out.erase();
+    out.erase(q);
+    end_streams();
   }
 
  private:
-  FASTSSL_MEMBER Pixels<vf> stepped(Pixels<vf> pixels, int from, int to) const {
-    for (int s = from; s < to; ++s) pixels = changed<quantized>(pixels, steps.list[s]);
-    return pixels;
+  FASTSSL_MEMBER void step(Pixels<vf> (&pixels)[kAbreast], int from, int to) const {
+    for (int s = from; s < to; ++s) change<quantized>(pixels, steps.list[s]);
   }
 
-  FASTSSL_MEMBER Pixels<vf> kept(const float* from, int64_t y, int64_t x, int64_t height) const {
+  FASTSSL_MEMBER void put(const Writer<C>& out, int64_t y, int64_t x, const Pixels<vf> (&pixels)[kAbreast],
+                          bool direct) const {
+    if (direct) return out.write(y, x, pixels);
+    for (int v = 0; v < kAbreast; ++v) keep(y, x + v * W, pixels[v]);
+  }
+
+  FASTSSL_MEMBER void get(const float* from, int64_t y, int64_t x, int64_t height,
+                          Pixels<vf> (&pixels)[kAbreast]) const {
     const float* at = from + y * pitch + x;
     const int64_t plane = height * pitch;
-    return {load(at), load(at + C / 2 * plane), load(at + (C - 1) * plane)};
+    for (int v = 0; v < kAbreast; ++v, at += W)
+      pixels[v] = {load(at), load(at + C / 2 * plane), load(at + (C - 1) * plane)};
   }
 
   FASTSSL_MEMBER void keep(int64_t y, int64_t x, const Pixels<vf>& pixels) const {
@@ -144,20 +156,23 @@ struct Maker {
 
   // With the first steps; what grey sums up to, if it is measured.
   double resize(const Crop& crop, int count, bool measure, bool direct) {
+    const Writer<C> out = this->out;
+    const int64_t height = p.height, width = p.width;
     Total grey;
-    Rows rows(crop, p.height, p.width, q[kFlip] != 0, memory);
-    for (int64_t y = 0; y < p.height; ++y) {
+    Rows rows(crop, height, width, q[kFlip] != 0, memory);
+    for (int64_t y = 0; y < height; ++y) {
       rows.go_to(y);
-      const int64_t to = q[kFlipVertical] != 0 ? p.height - 1 - y : y;
-      for (int64_t x = 0; x < p.width; x += W) {
-        const Pixels<vf> pixels = stepped(rows.pixels(x), 0, count);
-        if (measure) grey.add(C == 3 ? cut<quantized>(grey_of(pixels)) : pixels.red, p.width - x);
-        if (direct)
-          out.write(to, x, pixels);
-        else
-          keep(to, x, pixels);
+      const int64_t to = q[kFlipVertical] != 0 ? height - 1 - y : y;
+      for (int64_t x = 0; x < width; x += kAbreast * W) {
+        Pixels<vf> pixels[kAbreast];
+        rows.get(x, pixels);
+        step(pixels, 0, count);
+        if (measure)
+          for (int v = 0; v < kAbreast; ++v)
+            grey.add(C == 3 ? cut<quantized>(grey_of(pixels[v])) : pixels[v].red, width - x - v * W);
+        put(out, to, x, pixels, direct);
       }
-      grey.end_row(p.width);
+      grey.end_row(width);
     }
     return grey.all();
   }
@@ -169,18 +184,24 @@ struct Maker {
       for (int turns = int(q[kTurns]); turns > 0; --turns) turn(planes + k * plane, p.height, pitch, memory);
     if (q[kSigma] == 0) {
       for (int64_t y = 0; y < p.height; ++y)
-        for (int64_t x = 0; x < p.width; x += W) out.write(y, x, kept(planes, y, x, p.height));
+        for (int64_t x = 0; x < p.width; x += kAbreast * W) {
+          Pixels<vf> pixels[kAbreast];
+          get(planes, y, x, p.height, pixels);
+          out.write(y, x, pixels);
+        }
       return;
     }
-    const Blur blur(p.height, p.width, p.taps, q[kSigma], memory);
+    const Blur blur(p.height, p.width, pitch, p.taps, q[kSigma], memory);
     float* blurred = memory + Blur::floats(p.width, p.taps);  // [C, kBlurred, pitch]
     for (int64_t y = 0; y < C * p.height; ++y) blur.across(planes + y * pitch);
     for (int64_t y = 0; y < p.height; y += kBlurred) {
       for (int k = 0; k < C; ++k) blur.down(planes + k * plane, y, blurred + k * kBlurred * pitch);
       for (int64_t row = 0; row < lower(kBlurred, p.height - y); ++row)
-        for (int64_t x = 0; x < p.width; x += W) {
-          Pixels<vf> pixels = kept(blurred, row, x, kBlurred);
-          if (quantized) pixels = {rounded(pixels.red), rounded(pixels.green), rounded(pixels.blue)};
+        for (int64_t x = 0; x < p.width; x += kAbreast * W) {
+          Pixels<vf> pixels[kAbreast];
+          get(blurred, row, x, kBlurred, pixels);
+          for (Pixels<vf>& x : pixels)
+            if (quantized) x = {rounded(x.red), rounded(x.green), rounded(x.blue)};
           out.write(y + row, x, pixels);
         }
     }
@@ -198,7 +219,9 @@ template <bool quantized, int C>
 static void make_view(const AugmentProblem& p, int64_t row, float* memory) {
   const float* q = p.parameters + row * kAugmentColumns;
   const int64_t image = row % p.images, h = p.sizes[2 * image], w = p.sizes[2 * image + 1];
-  Crop crop{.height = int64_t(q[kHeight]),
+  Crop crop{.data = nullptr,
+            .end = p.data + p.bytes,
+            .height = int64_t(q[kHeight]),
             .width = int64_t(q[kWidth]),
             .row = p.planar ? w : w * C,
             .pixel = p.planar ? 1 : C,

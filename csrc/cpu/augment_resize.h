@@ -4,8 +4,8 @@
 
 #include "shared/augment_filters.h"
 
-FASTSSL_INLINE vf get(const float* p) { return load(p); }
-FASTSSL_INLINE vi get(const int32_t* p) { return (vi)load(reinterpret_cast<const float*>(p)); }
+FASTSSL_INLINE vf load_number(const float* p) { return load(p); }
+FASTSSL_INLINE vi load_number(const int32_t* p) { return (vi)load(reinterpret_cast<const float*>(p)); }
 FASTSSL_INLINE void put(float* p, vf x) { store(p, x); }
 FASTSSL_INLINE void put(int32_t* p, vi x) { store(reinterpret_cast<float*>(p), (vf)x); }
 
@@ -27,7 +27,7 @@ struct Weights {
   int bits = 0;
 
   static int64_t floats(int64_t source, int64_t target) {
-    return round_up(target, W) * (round_up(most_weights(source, target), W) + 1);
+    return round_up(target, kAbreast * W) * (round_up(most_weights(source, target), W) + 1);
   }
 
   // Where a vector of pixels cannot be picked from four of the crop's, `dots` has each take its own.
@@ -36,19 +36,22 @@ struct Weights {
         target(target),
         mirrored(mirrored),
         first(reinterpret_cast<int32_t*>(memory)),
-        table(reinterpret_cast<number*>(memory + round_up(target, W))),
+        table(reinterpret_cast<number*>(memory + round_up(target, kAbreast * W))),
         count(most_weights(source, target)) {
-    const int64_t parts = 2 * target, step = source / target, rest = 2 * source % parts;
-    int64_t low = source - half_width(source, target) + target;  // as triangle_of has it, without dividing
-    int64_t begin = low >= 0 ? low / parts : -((parts - 1 - low) / parts);
-    low -= begin * parts;
-    for (int64_t i = 0; i < target; ++i) {
-      first[mirrored ? target - 1 - i : i] = int32_t(lower(begin > 0 ? begin : 0, source - count));
-      low += rest;
-      begin += step + (low >= parts);
-      low -= low >= parts ? parts : 0;
+    // As triangle_of has it: what is added is less than any fraction and more than what rounds.
+    const int64_t origin = source - half_width(source, target) + target;
+    for (int64_t i = 0; i < round_up(target, kAbreast * W); i += W) {
+      vi begin;
+      if (source * target < 1 << 18) {
+        const vi low = places(i) * int32_t(2 * source) + int32_t(origin);
+        const vf share = splat(1 / float(2 * target));
+        begin = __builtin_convertvector((__builtin_convertvector(low > 0 ? low : vi{}, vf) + 0.5f) * share, vi);
+      } else {
+        const vd low = double(origin) + __builtin_convertvector(places(i), vd) * double(2 * source);
+        begin = __builtin_convertvector((low > 0 ? low : vd{}) * (1 / double(2 * target)) + 0x1p-27, vi);
+      }
+      put(first + i, begin < int32_t(source - count) ? begin : vi{} + int32_t(source - count));
     }
-    for (int64_t i = target; i < round_up(target, W); ++i) first[i] = first[target - 1];
     for (int64_t i = 0; i < target; i += W) {
       const int64_t all = first[i] + first[i + W - 1] - 2 * base(i) + count;
       span = span < all ? all : span;
@@ -62,15 +65,20 @@ struct Weights {
   FASTSSL_MEMBER int64_t base(int64_t i) const { return lower(first[i], first[i + W - 1]); }
 
  private:
+  // The pixels that a vector is of.
+  FASTSSL_MEMBER vi places(int64_t i) const {
+    vi at = lanes() + int32_t(i);
+    at = at < int32_t(target) ? at : vi{} + int32_t(target - 1);
+    return mirrored ? int32_t(target - 1) - at : at;
+  }
+
   // The largest is returned.
   double tabulate() const {
     vd largest{};
-    for (int64_t i = 0; i < round_up(target, W); i += W) {
-      vi at = lanes() + int32_t(i);
-      at = at < int32_t(target) ? at : vi{} + int32_t(target - 1);
-      at = mirrored ? int32_t(target - 1) - at : at;
+    for (int64_t i = 0; i < round_up(target, kAbreast * W); i += W) {
+      const vi at = places(i);
       // Of the first from the centre, in parts; the products may wrap, this does not.
-      const vi away = vi((2 * bits_v(get(first + i)) + 1) * uint32_t(target) -
+      const vi away = vi((2 * bits_v(load_number(first + i)) + 1) * uint32_t(target) -
                          (2 * bits_v(at) + 1) * uint32_t(source));
       const auto height = [&](int64_t j) {
         vi part = away + int32_t(2 * target * j);
@@ -78,8 +86,13 @@ struct Weights {
         return part > 0 ? part : vi{};
       };
       vd total{};
-      for (int64_t j = 0; j < count; ++j) total += __builtin_convertvector(height(j), vd);
-      const vf share = 1 / __builtin_convertvector(total, vf);
+      vf share{};
+      if (!Filter::fixed && count == 2) {  // whole numbers hold the sum
+        share = 1 / __builtin_convertvector(height(0) + height(1), vf);
+      } else {
+        for (int64_t j = 0; j < count; ++j) total += __builtin_convertvector(height(j), vd);
+        share = 1 / __builtin_convertvector(total, vf);
+      }
       for (int64_t j = 0; j < wide; ++j) {
         const vi part = j < count ? height(j) : vi{};
         vec made;
@@ -103,7 +116,7 @@ struct Weights {
 };
 
 struct Crop {
-  const uint8_t* data;  // its first pixel
+  const uint8_t *data, *end;  // its first pixel; of the memory that may be read
   int64_t height, width, row, pixel, channel;  // strides in bytes
 };
 
@@ -146,54 +159,70 @@ class Resizer {
  public:
   static int64_t floats(int64_t sh, int64_t sw, int64_t h, int64_t w) {
     return Weights<Filter>::floats(sw, w) + Weights<Filter>::floats(sh, h) +
-           C * (kNarrowed * reach(sw) + ring_rows(most_weights(sh, h)) * round_up(w, W)) +
+           C * (kNarrowed * reach(sw) + ring_rows(sh, sw, most_weights(sh, h)) * round_up(w, kAbreast * W)) +
            round_up(2 * most_weights(sh, h), W);
   }
 
   Resizer(const Crop& crop, int64_t h, int64_t w, bool flip, float* memory)
       : crop(crop),
-        pitch(round_up(w, W)),
+        pitch(round_up(w, kAbreast * W)),
         across(crop.width, w, flip, true, memory),
         down(crop.height, h, false, false, memory += Weights<Filter>::floats(crop.width, w)) {
     memory += Weights<Filter>::floats(crop.height, h);
     wide = reinterpret_cast<number*>(memory);
     memory += C * kNarrowed * reach(crop.width);
     ring = reinterpret_cast<number*>(memory);
-    kept = ring_rows(down.count);
+    kept = ring_rows(crop.height, crop.width, down.count);
     memory += kept * C * pitch;
     rows = reinterpret_cast<const number**>(memory);
+    if (small(crop.height, crop.width) && across.count == 2 && (crop.pixel == 1 || C == 1)) narrow_all();
     for (int64_t l = 0; l < C * kNarrowed && !across.lanewise; ++l)  // weighs nothing, so must be a number
       for (int64_t x = crop.width; x < reach(crop.width); ++x) wide[l * reach(crop.width) + x] = 0;
   }
 
   // Rows of the view are made in their order.
-  void go_to(int64_t y) {
-    const int64_t begin = down.first[y], end = begin + down.count;
-    for (; next < end; next += kNarrowed) narrow_rows(lower(kNarrowed, crop.height - next));
+  FASTSSL_MEMBER void go_to(int64_t y) {
+    const int64_t begin = down.first[y];
+    if (next < begin + down.count) narrow_until(begin + down.count);
     for (int64_t j = 0; j < down.count; ++j) rows[j] = ring + ((begin + j) & (kept - 1)) * C * pitch;
     weights = down.table + y / W * W * down.count + y % W;
   }
 
-  // W pixels of that row, 0 to 255.
-  FASTSSL_MEMBER Pixels<vf> pixels(int64_t x) const {
-    vec sums[C]{};
-    for (int64_t j = 0; j < down.count; ++j) {
-      const vec weight = vec{} + weights[j * W];
-      for (int k = 0; k < C; ++k) sums[k] += weight * get(rows[j] + k * pitch + x);
-    }
-    const auto colour = [&](int k) {
-      return __builtin_convertvector(Filter::finish(sums[k], down.bits), vf);
-    };
-    return {colour(0), colour(C / 2), colour(C - 1)};
+  // Pixels of that row from x on, 0 to 255.
+  FASTSSL_MEMBER void get(int64_t x, Pixels<vf> (&pixels)[kAbreast]) const {
+    if (down.count == 2)
+      get<2>(x, pixels);
+    else
+      get<0>(x, pixels);
   }
 
  private:
   // Of a row, and what is read beyond it and picked by nobody.
   static int64_t reach(int64_t width) { return round_up(width, W) + 4 * W; }
-  static int64_t ring_rows(int64_t count) {  // a power of two
+  // A crop that is narrowed at once, a row in a pair of vectors.
+  static bool small(int64_t sh, int64_t sw) { return sw <= 2 * W && sh <= 4 * W; }
+  static int64_t ring_rows(int64_t sh, int64_t sw, int64_t count) {  // a power of two
+    const int64_t needed = small(sh, sw) && sh > count + kNarrowed - 1 ? sh : count + kNarrowed - 1;
     int64_t rows = kNarrowed;
-    while (rows < count + kNarrowed - 1) rows *= 2;
+    while (rows < needed) rows *= 2;
     return rows;
+  }
+
+  // From as many rows as N, or any where that is 0.
+  template <int N>
+  FASTSSL_MEMBER void get(int64_t x, Pixels<vf> (&pixels)[kAbreast]) const {
+    vec sums[kAbreast][C]{};
+    for (int64_t j = 0; j < (N ? N : down.count); ++j) {
+      const vec weight = weights[j * W] - vec{};
+      const number* at = rows[j] + x;
+      for (int v = 0; v < kAbreast; ++v)
+        for (int k = 0; k < C; ++k) sums[v][k] += weight * load_number(at + k * pitch + v * W);
+    }
+    const auto colour = [&](vec sum) {
+      return __builtin_convertvector(Filter::finish(sum, down.bits), vf);
+    };
+    for (int v = 0; v < kAbreast; ++v)
+      pixels[v] = {colour(sums[v][0]), colour(sums[v][C / 2]), colour(sums[v][C - 1])};
   }
 
   void widen_row(int64_t row, number* to) const {
@@ -227,7 +256,7 @@ class Resizer {
   template <int V, int N>
   FASTSSL_MEMBER void narrow_vector(int64_t i, int64_t lines, number* to) const {
     const int64_t count = N ? N : across.count, line = reach(crop.width), base = across.base(i);
-    const vi index = get(across.first + i) - int32_t(base);
+    const vi index = load_number(across.first + i) - int32_t(base);
     const number* weight = across.table + i * across.count;
     for (int64_t l = 0; l < lines; ++l) {
       const float* from = reinterpret_cast<const float*>(wide + l * line + base);
@@ -238,7 +267,7 @@ class Resizer {
         const vi at = index + int32_t(j);
         vf x = picked(part[0], part[1], at);
         if constexpr (V == 2) x = at < 2 * W ? x : picked(part[2], part[3], at);
-        sum += get(weight + j * W) * (vec)x;
+        sum += load_number(weight + j * W) * (vec)x;
       }
       put(to + l * pitch + i, Filter::finish(sum, across.bits));
     }
@@ -252,7 +281,7 @@ class Resizer {
         const number* weight = across.table + (i + p) * across.wide;
         const number* from = wide + l * reach(crop.width) + across.first[i + p];
         vec sum{};
-        for (int64_t j = 0; j < across.count; j += W) sum += get(weight + j) * get(from + j);
+        for (int64_t j = 0; j < across.count; j += W) sum += load_number(weight + j) * load_number(from + j);
         sums[p] = (vf)sum;
       }
       transpose(sums);
@@ -265,6 +294,39 @@ class Resizer {
   template <int V, int N>
   void narrow_lines(int64_t lines, number* to) const {
     for (int64_t i = 0; i < pitch; i += W) narrow_vector<V, N>(i, lines, to);
+  }
+
+  // Of planes, from two weights.
+  void narrow_all() {
+    for (int64_t i = 0; i < pitch; i += kAbreast * W) {
+      vi at[kAbreast];
+      vec weight[kAbreast][2];
+      for (int v = 0; v < kAbreast; ++v) {
+        at[v] = load_number(across.first + i + v * W);
+        for (int j = 0; j < 2; ++j) weight[v][j] = load_number(across.table + (i + v * W) * 2 + j * W);
+      }
+      const uint8_t* row = crop.data;
+      number* to = ring + i;
+      for (int64_t y = 0; y < crop.height; ++y, row += crop.row)
+        for (int k = 0; k < C; ++k, to += pitch) {
+          const uint8_t* from = row + k * crop.channel;
+          uint8_t last[2 * W];
+          if (from + 2 * W > crop.end) {
+            for (int64_t x = 0; x < 2 * W; ++x) last[x] = x < crop.width ? from[x] : 0;
+            from = last;
+          }
+          const vf a = (vf)widened<vec>(from), b = (vf)widened<vec>(from + W);
+          for (int v = 0; v < kAbreast; ++v) {
+            const vec first = apart(weight[v][0] * (vec)picked(a, b, at[v]));  // rounded, as where it is added to 0
+            put(to + v * W, Filter::finish(first + weight[v][1] * (vec)picked(a, b, at[v] + 1), across.bits));
+          }
+        }
+    }
+    next = crop.height;
+  }
+
+  __attribute__((noinline)) void narrow_until(int64_t end) {
+    for (; next < end; next += kNarrowed) narrow_rows(lower(kNarrowed, crop.height - next));
   }
 
   void narrow_rows(int64_t count) const {

@@ -140,10 +140,11 @@ struct Maker {
   }
 
   // The first so many steps.
-  FASTSSL_INLINE Pixels<float> stepped(const BlockView& v, Pixels<float> x, int count) {
+  FASTSSL_INLINE Pixels<float> stepped(const BlockView& v, const Pixels<float>& pixels, int count) {
+    Pixels<float> x[1] = {pixels};
     for (int s = 0; s < count; ++s)
-      if (C == 3 || v.steps.list[s].kind <= kToContrast) x = changed<quantized>(x, v.steps.list[s]);
-    return x;
+      if (C == 3 || v.steps.list[s].kind <= kToContrast) change<quantized>(x, v.steps.list[s]);
+    return x[0];
   }
 
   // The mean of grey after so many steps.

@@ -15,7 +15,7 @@ struct Pixels {
 
 template <class V>
 FASTSSL_INLINE V clamp_to(V x, float top) {
-  return smaller(larger(x, V{}), V{} + top);
+  return smaller(larger(x, V{}), top - V{});
 }
 
 template <class V>
@@ -38,20 +38,32 @@ FASTSSL_INLINE V of_sector(V sector, V s0, V s1, V s2, V s3, V s4, V s5) {
   return sector < 3 ? first : second;
 }
 
-// With neither sectors nor HSV: a colour is the lowest and, by its place in the circle, some of the
-// chroma. What float32 rounds apart, the same as below.
+// Without HSV. About the circle of hues a channel is a trapezoid, high for two sixths and low for two:
+// what 2·channel − middle is, held within low and high. Up to a sixth further along, that has moved by as
+// much of the chroma: up where the channel after it is the smaller of the others, else down.
 template <class V>
-FASTSSL_INLINE Pixels<V> turned_quickly(const Pixels<V>& x, float turn) {
-  const V high = larger(larger(x.red, x.green), x.blue), low = smaller(smaller(x.red, x.green), x.blue);
-  const V chroma = high - low;
-  const auto is_red = high == x.red, is_green = high == x.green;
-  const V ahead = is_red ? x.green - x.blue : is_green ? x.blue - x.red : x.red - x.green;
-  const V third = is_red ? V{} : is_green ? V{} + 2 : V{} + 4;
-  V at = ahead / larger(chroma, V{} + 1e-20f) + (third + 6 * turn);  // -4 to 8
-  at = at < 0 ? at + 6 : at;
-  at = at < 6 ? at : at - 6;
-  const auto colour = [&](V share) { return fused(chroma, clamp_to(share, 1), low); };
-  return {colour(larger(at - 4, 2 - at)), colour(smaller(at, 4 - at)), colour(smaller(at - 2, 6 - at))};
+FASTSSL_INLINE Pixels<V> turned_a_little(const Pixels<V>& x, float sixths) {
+  const V most = larger(x.red, x.green), least = smaller(x.red, x.green);
+  const V high = larger(most, x.blue), low = smaller(least, x.blue);
+  const V middle = larger(least, smaller(most, x.blue));
+  const V up = sixths * (high - low), down = -up;
+  const auto colour = [&](V x, V after, V before) {
+    return smaller(larger(2 * x - middle + (before > after ? up : down), low), high);
+  };
+  return {colour(x.red, x.green, x.blue), colour(x.green, x.blue, x.red),
+          colour(x.blue, x.red, x.green)};
+}
+
+// 0 to 5: half the circle on, channels are upside down, and a third on, they are the next ones.
+template <class V>
+FASTSSL_INLINE Pixels<V> turned_whole(Pixels<V> x, int sixths) {
+  if (sixths % 2 == 1) {
+    const V both = larger(larger(x.red, x.green), x.blue) + smaller(smaller(x.red, x.green), x.blue);
+    x = {both - x.red, both - x.green, both - x.blue};
+    sixths = (sixths + 3) % 6;
+  }
+  if (sixths == 2) return {x.blue, x.red, x.green};
+  return sixths == 4 ? Pixels<V>{x.green, x.blue, x.red} : x;
 }
 
 // As torchvision rounds it, for whole numbers are cut off of it. In [0, 1].
@@ -123,32 +135,58 @@ FASTSSL_INLINE V cut(V x) {
 }
 
 template <bool quantized, class V>
-FASTSSL_INLINE V blend(V x, V other, float share) {
-  return cut<quantized>(clamp_to(fused(V{} + (1 - share), other, apart(share * x)), 255));
+FASTSSL_INLINE V brightened(V x, float share) {
+  return cut<quantized>(smaller(apart(share * x), V{} + 255));
 }
 
 template <bool quantized, class V>
-FASTSSL_INLINE Pixels<V> changed(Pixels<V> x, const Step& step) {
+FASTSSL_INLINE Pixels<V> blended(const Pixels<V>& x, V other, float share) {
+  const V rest = (1 - share) - V{}, added = rest * other;
+  const auto blend = [&](V x) {
+    const V sum = quantized ? fused(rest, other, apart(share * x)) : fused(share - V{}, x, added);
+    return cut<quantized>(clamp_to(sum, 255));
+  };
+  return {blend(x.red), blend(x.green), blend(x.blue)};
+}
+
+// N at a time, for they do not wait for each other.
+template <bool quantized, int N, class V>
+FASTSSL_INLINE void turn_hue(Pixels<V> (&pixels)[N], float turn) {
+  if (quantized) {
+    constexpr float unit = 1.f / 255, scale = 256 - 1e-3f;
+    for (Pixels<V>& x : pixels) {
+      x = turned_hue(Pixels<V>{x.red * unit, x.green * unit, x.blue * unit}, turn);
+      x = {whole_of(x.red * scale), whole_of(x.green * scale), whole_of(x.blue * scale)};
+    }
+    return;
+  }
+  const int sixths = int(6 * turn);
+  if (sixths != 0)
+    for (Pixels<V>& x : pixels) x = turned_whole(x, sixths < 0 ? sixths + 6 : sixths);
+  for (Pixels<V>& x : pixels) x = turned_a_little(x, 6 * turn - float(sixths));
+}
+
+template <bool quantized, int N, class V>
+FASTSSL_INLINE void change(Pixels<V> (&pixels)[N], const Step& step) {
+  const float share = step.amount;
   switch (step.kind) {
     case kToBrightness:
+      for (Pixels<V>& x : pixels)
+        x = {brightened<quantized>(x.red, share), brightened<quantized>(x.green, share),
+             brightened<quantized>(x.blue, share)};
+      return;
     case kToContrast:
-    case kToSaturation: {
-      const V other = step.kind == kToBrightness ? V{}
-                      : step.kind == kToContrast ? V{} + step.mean
-                                                 : cut<quantized>(grey_of(x));
-      return {blend<quantized>(x.red, other, step.amount), blend<quantized>(x.green, other, step.amount),
-              blend<quantized>(x.blue, other, step.amount)};
-    }
-    case kToHue: {
-      if (!quantized) return turned_quickly(x, step.amount);
-      constexpr float unit = 1.f / 255, scale = 256 - 1e-3f;
-      x = turned_hue(Pixels<V>{x.red * unit, x.green * unit, x.blue * unit}, step.amount);
-      return {cut<quantized>(x.red * scale), cut<quantized>(x.green * scale),
-              cut<quantized>(x.blue * scale)};
-    }
-    default: {
-      const V grey = cut<quantized>(grey_of(x));
-      return {grey, grey, grey};
-    }
+      for (Pixels<V>& x : pixels) x = blended<quantized>(x, step.mean - V{}, share);
+      return;
+    case kToSaturation:
+      for (Pixels<V>& x : pixels) x = blended<quantized>(x, cut<quantized>(grey_of(x)), share);
+      return;
+    case kToHue:
+      return turn_hue<quantized>(pixels, share);
+    default:
+      for (Pixels<V>& x : pixels) {
+        const V grey = cut<quantized>(grey_of(x));
+        x = {grey, grey, grey};
+      }
   }
 }

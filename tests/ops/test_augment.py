@@ -81,7 +81,10 @@ def test_native_is_the_reference(size, colours, quantized):
 @QUANTIZED
 @pytest.mark.parametrize(
     ("source", "size"),
-    [((1, 1), (5, 3)), ((3, 700), (8, 8)), ((90, 2), (64, 33)), ((401, 300), (17, 224))],
+    [
+        *[((1, 1), (5, 3)), ((3, 700), (8, 8)), ((90, 2), (64, 33)), ((401, 300), (17, 224))],
+        ((2, 2999), (3, 201)),
+    ],
     ids=str,
 )
 def test_tiny_and_huge(source, size, quantized):
@@ -91,6 +94,19 @@ def test_tiny_and_huge(source, size, quantized):
     with fastssl.use_backend("reference"):
         true = augment(images, p, size, quantized=quantized)
     assert (mine - true).abs().max() <= (1e-6 if quantized else 1e-5)
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("size", [(32, 32), (31, 48)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_many_views_are_as_few(dtype, size):  # more of them are written past the caches
+    images = Packed.of(pictures(30))
+    chances = EVERYTHING._replace(turn=0.0)
+    p = augment_parameters(images.sizes, torch.arange(30), 7, 0, size, chances).repeat(24, 1)
+    many = augment(images, p, size, taps=9, dtype=dtype)
+    assert many.numel() * many.element_size() > 2**21
+    few = [augment(images, part, size, taps=9, dtype=dtype) for part in p.split(30)]
+    assert torch.equal(many, torch.cat(few))
 
 
 @pytest.mark.instruction_sets
@@ -212,6 +228,7 @@ def test_bad_input_is_named():
     image, p = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), plain([torch.empty(8, 8)] * 2, (4, 4))
     data = torch.zeros(100, dtype=torch.uint8)
     at, one = torch.tensor([0]), torch.tensor([[4, 4]])
+    long = torch.empty(1, 1, 1, 2**24, dtype=torch.uint8)
     wrong = [
         (TypeError, "images must be a uint8", lambda: augment(image.float(), p, (4, 4))),
         (ValueError, "images must have shape", lambda: augment(image[:, :2], p, (4, 4))),
@@ -227,6 +244,8 @@ def test_bad_input_is_named():
         (TypeError, "dtype must", lambda: augment(image, p, (4, 4), dtype=torch.float64)),
         (ValueError, "48 bytes", lambda: augment(Packed(data[:9], at, one), p[:1], (4, 4))),
         (ValueError, "no pixels", lambda: augment(Packed(data, at, one * 0), p[:1], (4, 4))),
+        (ValueError, r"2\^24", lambda: augment(long, p[:1], (4, 4))),
+        (ValueError, r"2\^24", lambda: augment(Packed(data, at, one << 22), p[:1], (4, 4))),
         (ValueError, "negative", lambda: augment(Packed(data, at - 1, one), p[:1], (4, 4))),
         (ValueError, "square", lambda: augment(image, p + (torch.arange(19) == 6), (4, 5))),
         (ValueError, r"images\[1\]", lambda: Packed.of([image[0], image[0].float()])),
