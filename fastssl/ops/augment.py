@@ -117,10 +117,10 @@ def augment(
             not square (on CUDA those are not turned).
         BackendError: a backend was asked for that cannot serve these tensors.
     """
-    planar = isinstance(images, Tensor) and _is_planar(images)
+    planar = not isinstance(images, Packed) and _is_planar(images)
     packed = images if isinstance(images, Packed) else _packed(images, planar)
     mean, std = (_each(n, x, packed.channels) for n, x in (("mean", mean), ("std", std)))
-    _check(packed, parameters, size, taps, mean, std, dtype)
+    _check(packed, packed is images, parameters, size, taps, mean, std, dtype)
     backend = backends.select("augment", packed.data.device.type)
     run = _reference_fwd if backend == "reference" else backends.raw("augment_fwd", backend)
     return run(
@@ -172,7 +172,8 @@ def image_sizes(images: Tensor | Packed) -> Tensor:
         return images.sizes
     height, width = images.shape[2:] if _is_planar(images) else images.shape[1:3]
     sizes = torch.full((len(images), 2), height, device=images.device)  # filled there, not copied
-    sizes[:, 1] = width
+    if width != height:
+        sizes[:, 1] = width
     return sizes
 
 
@@ -195,7 +196,13 @@ def _is_planar(images: Tensor) -> bool:
 def _packed(images: Tensor, planar: bool) -> Packed:
     images = images.contiguous()
     count, channels = len(images), images.shape[1 if planar else 3]
-    offsets = torch.arange(count, device=images.device) * images[0].numel()
+    height, width = images.shape[2:] if planar else images.shape[1:3]
+    if max(height, width) >= LONGEST:
+        raise ValueError(
+            f"images must have fewer than 2^24 pixels a side, not {list(images.shape)}"
+        )
+    bytes_each = channels * height * width
+    offsets = torch.arange(0, count * bytes_each, bytes_each, device=images.device)
     return Packed(images.view(-1), offsets, image_sizes(images), channels)
 
 
@@ -207,7 +214,7 @@ def _each(name, numbers, channels):
     return numbers * channels if len(numbers) == 1 else numbers
 
 
-def _check(images: Packed, parameters, size, taps, mean, std, dtype) -> None:
+def _check(images: Packed, given: bool, parameters, size, taps, mean, std, dtype) -> None:
     _check_packed(images)
     if not isinstance(parameters, Tensor) or parameters.dtype != torch.float32:
         raise TypeError("parameters must be a float32 tensor")
@@ -226,10 +233,10 @@ def _check(images: Packed, parameters, size, taps, mean, std, dtype) -> None:
         )
     check_size(size)
     # What only the numbers in a tensor can say: elsewhere that would wait for the device.
-    if images.data.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_memory(images)
-        turned = bool(parameters[:, Column.TURNS].gt(0).any())
-        if size[0] != size[1] and turned:
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+        if given:
+            _check_memory(images)
+        if size[0] != size[1] and parameters[:, Column.TURNS].gt(0).any():
             raise ValueError(f"size must be square where parameters turn views, not {tuple(size)}")
     if not isinstance(taps, int) or taps % 2 == 0 or not 1 <= taps < 2 * min(size):
         raise ValueError(f"taps must be odd and in [1, {2 * min(size) - 1}], not {taps}")
