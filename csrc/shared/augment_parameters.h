@@ -88,8 +88,13 @@ FASTSSL_SHARED double place(double u, double room) { return floor(times(u, room 
 FASTSSL_SHARED double exp_by_arithmetic(double x) {
   const double n = rint(times(x, 1.4426950408889634));
   const double r = x - times(n, 0.693147180369123816490) - times(n, 1.90821492927058770002e-10);
-  double power = 1;
-  for (int k = 14; k > 0; --k) power = 1 + times(power, r) / k;
+  // 1 / k!, from that of 14 on
+  constexpr double coefficients[] = {
+      1 / 87178291200., 1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800.,
+      1 / 362880.,      1 / 40320.,      1 / 5040.,      1 / 720.,      1 / 120.,
+      1 / 24.,          1 / 6.,          1 / 2.,         1.,            1.};
+  double power = 0;
+  for (const double coefficient : coefficients) power = times(power, r) + coefficient;
   const uint64_t bits = uint64_t(int64_t(n) + 1023) << 52;
   double two_to_n;
   __builtin_memcpy(&two_to_n, &bits, 8);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "shared/augment_layout.h"
+#include "shared/augment_parameters.h"
 #include "shared/augment_problem.h"
 
 namespace fastssl {
@@ -86,4 +87,8 @@ extern "C" int64_t make_views(const uint8_t* data, int64_t bytes, const int64_t*
 // The fewest floats that views of a shape may be given.
 extern "C" int64_t fewest_floats(int height, int width, int channels, int taps, int threads) {
   return fastssl::needed_floats({height, width, channels, taps, threads}, 1, 1, 2);
+}
+
+extern "C" void exponentials(const double* x, int64_t count, double* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = fastssl::exp_by_arithmetic(x[i]);
 }

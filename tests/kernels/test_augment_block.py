@@ -16,7 +16,7 @@ import torch
 import fastssl
 from fastssl.ops import Packed, augment
 from fastssl.ops.augment import DTYPES
-from fastssl.reference.augment_parameters import Chances, Column, augment_parameters
+from fastssl.reference.augment_parameters import Chances, Column, _exp, augment_parameters
 from tests.ops.test_augment import EVERYTHING, QUANTIZED, pictures, plain
 
 ROOT = Path(__file__).parents[2]
@@ -211,3 +211,10 @@ def test_a_crop_of_many_pixels():
     p = augment_parameters(images.sizes, torch.arange(1), 0, 0, (4, 5), Chances())
     mine, _ = emulated(images, p, (4, 5), floats=fewest((4, 5), 1, 1))
     agree(mine, true(images, p, (4, 5)), False)
+
+
+def test_ratios_are_the_references_to_the_bit():  # whole pixels would hide the last one
+    x = torch.linspace(-14, 14, 10001, dtype=torch.float64)
+    mine = torch.empty_like(x)
+    emulator().exponentials(pointer(x), ctypes.c_int64(len(x)), pointer(mine))
+    assert torch.equal(mine, _exp(x))
