@@ -64,8 +64,10 @@ Tensor forward(Tensor data, Tensor offsets, Tensor sizes, int64_t channels, bool
   const auto work = [](void* pointer) {
     auto& c = *static_cast<Context*>(pointer);
     auto* memory = static_cast<float*>(scratch(c.floats * int64_t(sizeof(float))));
-    for (int64_t row; (row = __atomic_fetch_add(&c.next, 1, __ATOMIC_RELAXED)) < c.problem.rows;)
-      augment_kernels().view(c.problem, row, memory);
+    const int64_t images = c.problem.images, views = c.problem.rows / images;
+    // An image's views one after the other, while a cache holds it.
+    for (int64_t i; (i = __atomic_fetch_add(&c.next, 1, __ATOMIC_RELAXED)) < c.problem.rows;)
+      augment_kernels().view(c.problem, i % views * images + i / views, memory);
   };
   parallel(std::min(int64_t(torch::stable::get_num_threads()), p.rows), work, &context);
   return call.views();

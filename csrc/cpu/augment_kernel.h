@@ -225,8 +225,10 @@ static void make_view(const AugmentProblem& p, int64_t row, float* memory) {
             .width = int64_t(q[kWidth]),
             .row = p.planar ? w : w * C,
             .pixel = p.planar ? 1 : C,
-            .channel = p.planar ? h * w : 1};
+            .channel = p.planar ? h * w : 1,
+            .planes = p.planar ? C : 1};
   crop.data = p.data + p.offsets[image] + int64_t(q[kTop]) * crop.row + int64_t(q[kLeft]) * crop.pixel;
+  for (int64_t y = 0; y < kNarrowed; ++y) crop.fetch(y);
   Maker<quantized, C>(p, row, memory).make(crop);
 }
 

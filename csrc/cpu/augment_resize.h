@@ -118,6 +118,17 @@ struct Weights {
 struct Crop {
   const uint8_t *data, *end;  // its first pixel; of the memory that may be read
   int64_t height, width, row, pixel, channel;  // strides in bytes
+  int64_t planes;
+
+  // Into the cache: of a crop, rows are too short for the processor to foresee them.
+  FASTSSL_MEMBER void fetch(int64_t y) const {
+    if (y >= height) return;
+    const uint8_t* from = data + y * row;
+    for (int64_t k = 0; k < planes; ++k, from += channel) {
+      for (int64_t x = 0; x < width * pixel; x += 64) __builtin_prefetch(from + x);
+      __builtin_prefetch(from + width * pixel - 1);
+    }
+  }
 };
 
 // The lanes K, K + 3, … of three vectors side by side.
@@ -330,11 +341,18 @@ class Resizer {
   }
 
   void narrow_rows(int64_t count) const {
-    for (int64_t r = 0; r < count; ++r) widen_row(next + r, wide + r * C * reach(crop.width));
+    for (int64_t r = 0; r < count; ++r) {
+      crop.fetch(next + r + kNarrowed);
+      widen_row(next + r, wide + r * C * reach(crop.width));
+    }
     number* to = ring + (next & (kept - 1)) * C * pitch;
     const int64_t lines = count * C;
     if (!across.lanewise)
       for (int64_t i = 0; i < pitch; i += W) narrow_dots(i, lines, to);
+    else if (across.span > 2 * W && across.count == 4)
+      narrow_lines<2, 4>(lines, to);
+    else if (across.span > 2 * W && across.count == 5)
+      narrow_lines<2, 5>(lines, to);
     else if (across.span > 2 * W)
       narrow_lines<2, 0>(lines, to);
     else if (across.count == 2)
