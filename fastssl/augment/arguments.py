@@ -12,7 +12,7 @@ Range = tuple[float, float]
 
 def shown(made: Any) -> str:
     """A call that makes the same, of what is not as by default."""
-    values = [(f.name, getattr(made, f.name), f.default) for f in fields(made)]
+    values = [(f.name, getattr(made, f.name), f.default) for f in fields(made) if f.init]
     given = ", ".join(f"{name}={value!r}" for name, value, usual in values if value != usual)
     return f"{type(made).__name__}({given})"
 

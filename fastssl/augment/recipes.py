@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 import torch
@@ -76,6 +76,7 @@ class View:
     erase: float = 0.0
     erase_scale: Range = (0.02, 0.33)
     erase_ratio: Range = (0.3, 3.3)
+    chances: Chances = field(init=False, repr=False, compare=False)  # as the sampler takes them
 
     def __post_init__(self) -> None:
         probabilities = ("flip", "flip_vertical", "turn", "jitter", "grey", "blur", "solarize")
@@ -106,10 +107,10 @@ class View:
         height, width = self.shape
         if self.turn and height != width:
             raise ValueError(f"turn needs a square view, not {height} × {width}")
-        if self.taps is None:
-            return
-        if not isinstance(self.taps, Integral) or self.taps < 1 or self.taps % 2 == 0:
+        taps = 1 if self.taps is None else self.taps
+        if not isinstance(taps, Integral) or taps < 1 or taps % 2 == 0:
             raise ValueError(f"taps must be odd, whole and positive, not {self.taps!r}")
+        object.__setattr__(self, "chances", self._chances())
 
     def __repr__(self) -> str:
         return shown(self)
@@ -126,9 +127,7 @@ class View:
         tenth = int(0.1 * side) if self.taps is None else int(self.taps)
         return min(tenth // 2, side - 1) * 2 + 1
 
-    @property
-    def chances(self) -> Chances:
-        """As the sampler takes them."""
+    def _chances(self) -> Chances:
         return Chances(
             self.scale,
             self.ratio,
@@ -189,6 +188,8 @@ class Recipe:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     quantized: bool = False
+    # Of views of one size and blur, which one call makes.
+    _stretches: tuple[slice, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("views", "mean", "std"):
@@ -209,6 +210,7 @@ class Recipe:
                 raise ValueError(f"{name} must be one or three finite numbers, not {numbers}")
         if 0 in self.std:
             raise ValueError(f"std must not be 0, as in {self.std}")
+        object.__setattr__(self, "_stretches", _stretches(self.views))
 
     def __repr__(self) -> str:
         return shown(self)
@@ -271,7 +273,7 @@ class Recipe:
                     f"not shape {list(rows.shape)}"
                 )
         made: list[Tensor] = []
-        for alike in _stretches(self.views):
+        for alike in self._stretches:
             view = self.views[alike.start]
             x = augment(
                 images,
@@ -288,11 +290,10 @@ class Recipe:
         return made
 
 
-def _stretches(views: tuple[View, ...]) -> list[slice]:
-    """Of views of one size and blur, which one call makes."""
+def _stretches(views: tuple[View, ...]) -> tuple[slice, ...]:
     forms = [(view.shape, view.blur_taps) for view in views]
     begins = [i for i in range(len(forms)) if i == 0 or forms[i] != forms[i - 1]]
-    return [slice(*ends) for ends in zip(begins, [*begins[1:], len(forms)], strict=True)]
+    return tuple(slice(*ends) for ends in zip(begins, [*begins[1:], len(forms)], strict=True))
 
 
 def check_draw(images: Tensor | Packed, indices: Tensor, seed: int) -> tuple[Tensor, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -63,7 +64,8 @@ def augment_parameters(
     backend = backends.select("augment_parameters", samples.device.type)
     run = _reference_fwd if backend == "reference" else backends.raw(_NAME, backend)
     signed = seed - 2**64 if seed >= 2**63 else seed  # as the 64 bits of an int
-    return run(sizes, samples, signed, view, *size, _numbers(chances))
+    numbers = _numbers(chances) if torch.compiler.is_compiling() else _known_numbers(chances)
+    return run(sizes, samples, signed, view, *size, numbers)
 
 
 _NAME = "augment_parameters_fwd"
@@ -77,6 +79,9 @@ def _numbers(chances: Chances) -> list[float]:
     for field in fields:
         numbers += field if isinstance(field, tuple) else [float(field or 0)]
     return numbers
+
+
+_known_numbers = lru_cache(_numbers)
 
 
 def _chances(numbers: list[float]) -> Chances:
