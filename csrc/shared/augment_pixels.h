@@ -46,9 +46,10 @@ FASTSSL_INLINE Pixels<V> turned_a_little(const Pixels<V>& x, float sixths) {
   const V most = larger(x.red, x.green), least = smaller(x.red, x.green);
   const V high = larger(most, x.blue), low = smaller(least, x.blue);
   const V middle = larger(least, smaller(most, x.blue));
-  const V up = sixths * (high - low), down = -up;
+  const V up = sixths * (high - low), twice = 2 * up, below = middle - up;
   const auto colour = [&](V x, V after, V before) {
-    return smaller(larger(2 * x - middle + (before > after ? up : down), low), high);
+    const V raised = 2 * x - below;
+    return smaller(larger(before > after ? raised : raised - twice, low), high);
   };
   return {colour(x.red, x.green, x.blue), colour(x.green, x.blue, x.red),
           colour(x.blue, x.red, x.green)};
