@@ -14,6 +14,7 @@ half of each source is read on average, and the views are written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,7 +57,12 @@ STRIDE = 1009
 def score(views: list[Tensor]) -> Tensor:
     """One number that knows of pixels at even strides: squares, each weighed by its place."""
     seen = torch.cat([v.reshape(-1)[::STRIDE] for v in views]).float()
-    return seen.square() @ torch.linspace(0.5, 1.5, len(seen), device=seen.device) / len(seen)
+    return seen.square() @ weights(len(seen), seen.device)
+
+
+@lru_cache
+def weights(count: int, device: torch.device) -> Tensor:
+    return torch.linspace(0.5, 1.5, count, device=device) / count
 
 
 def scored(make: Make) -> Callable[[Case], Callable[..., Tensor]]:
@@ -79,9 +85,9 @@ def parameters(made: Any, images: Tensor) -> list[Tensor]:
 
 def fastssl(case: Case) -> Callable[..., Tensor]:
     made = recipe(case)
+    indices = torch.arange(case.rows, device=case.device)  # a loader gives them
 
     def run(images: Tensor) -> Tensor:
-        indices = torch.arange(len(images), device=images.device)
         return score(made(images, indices, SEED, dtype=case.torch_dtype))
 
     return run
