@@ -253,7 +253,8 @@ TABLES = {
         "of a ResNet-50 (`ema_update`, `lars_step`) or images, two views of each of 224 or 32 "
         "pixels a side (`augment`, `augment_32`, in bfloat16; the others in float32). "
         "The floor is the time of the bytes that have to move, at the rate of an update in place "
-        "in the same rounds. `augment` and `augment_32` on one core, all others " + MACHINE[4:],
+        "in the same rounds. `augment` and `augment_32` on one core, all others "
+        + MACHINE.removeprefix("All "),
     ),
 }
 BASELINES = ("eager", "torch.compile")

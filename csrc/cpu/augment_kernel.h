@@ -37,6 +37,9 @@ FASTSSL_INLINE vf smaller(vf a, vf b) { return (vf)((vi)a < (vi)b ? (vi)a : (vi)
 
 constexpr int kAbreast = 2;  // vectors of pixels: they do not wait for each other
 
+// So many pixels, as far as those vectors go.
+FASTSSL_INLINE int64_t padded(int64_t pixels) { return round_up(pixels, kAbreast * W); }
+
 #include "shared/augment_pixels.h"
 
 #include "cpu/augment_resize.h"
@@ -84,7 +87,7 @@ struct Maker {
   using Rows = Resizer<typename Choose<quantized>::filter, C>;
 
   static int64_t floats(const AugmentProblem& p, int64_t sh, int64_t sw) {
-    const int64_t pitch = round_up(p.width, kAbreast * W), blur = Blur::floats(p.width, p.taps) + C * kBlurred * pitch;
+    const int64_t pitch = padded(p.width), blur = Blur::floats(p.width, p.taps) + C * kBlurred * pitch;
     const int64_t resize = Rows::floats(sh, sw, p.height, p.width), turns = p.height * pitch;
     const int64_t most = resize > turns ? resize : turns;
     return C * p.height * pitch + (most > blur ? most : blur);
@@ -94,7 +97,7 @@ struct Maker {
       : p(p),
         q(p.parameters + row * kAugmentColumns),
         out(p, row),
-        pitch(round_up(p.width, kAbreast * W)),
+        pitch(padded(p.width)),
         planes(memory),
         memory(memory + C * p.height * pitch) {
     list_steps(q, steps);

@@ -27,7 +27,7 @@ struct Weights {
   int bits = 0;
 
   static int64_t floats(int64_t source, int64_t target) {
-    return round_up(target, kAbreast * W) * (round_up(most_weights(source, target), W) + 1);
+    return padded(target) * (round_up(most_weights(source, target), W) + 1);
   }
 
   // Where a vector of pixels cannot be picked from four of the crop's, `dots` has each take its own.
@@ -36,11 +36,11 @@ struct Weights {
         target(target),
         mirrored(mirrored),
         first(reinterpret_cast<int32_t*>(memory)),
-        table(reinterpret_cast<number*>(memory + round_up(target, kAbreast * W))),
+        table(reinterpret_cast<number*>(memory + padded(target))),
         count(most_weights(source, target)) {
     // As triangle_of has it: what is added is less than any fraction and more than what rounds.
     const int64_t origin = source - half_width(source, target) + target;
-    for (int64_t i = 0; i < round_up(target, kAbreast * W); i += W) {
+    for (int64_t i = 0; i < padded(target); i += W) {
       vi begin;
       if (source * target < 1 << 18) {
         const vi low = places(i) * int32_t(2 * source) + int32_t(origin);
@@ -75,7 +75,7 @@ struct Weights {
   // The largest is returned.
   double tabulate() const {
     vd largest{};
-    for (int64_t i = 0; i < round_up(target, kAbreast * W); i += W) {
+    for (int64_t i = 0; i < padded(target); i += W) {
       const vi at = places(i);
       // Of the first from the centre, in parts; the products may wrap, this does not.
       const vi away = vi((2 * bits_v(load_number(first + i)) + 1) * uint32_t(target) -
@@ -170,13 +170,13 @@ class Resizer {
  public:
   static int64_t floats(int64_t sh, int64_t sw, int64_t h, int64_t w) {
     return Weights<Filter>::floats(sw, w) + Weights<Filter>::floats(sh, h) +
-           C * (kNarrowed * reach(sw) + ring_rows(sh, sw, most_weights(sh, h)) * round_up(w, kAbreast * W)) +
+           C * (kNarrowed * reach(sw) + ring_rows(sh, sw, most_weights(sh, h)) * padded(w)) +
            round_up(2 * most_weights(sh, h), W);
   }
 
   Resizer(const Crop& crop, int64_t h, int64_t w, bool flip, float* memory)
       : crop(crop),
-        pitch(round_up(w, kAbreast * W)),
+        pitch(padded(w)),
         across(crop.width, w, flip, true, memory),
         down(crop.height, h, false, false, memory += Weights<Filter>::floats(crop.width, w)) {
     memory += Weights<Filter>::floats(crop.height, h);

@@ -64,6 +64,7 @@ def augment_parameters(
     backend = backends.select("augment_parameters", samples.device.type)
     run = _reference_fwd if backend == "reference" else backends.raw(_NAME, backend)
     signed = seed - 2**64 if seed >= 2**63 else seed  # as the 64 bits of an int
+    # torch.compile looks through a cache, and warns
     numbers = _numbers(chances) if torch.compiler.is_compiling() else _known_numbers(chances)
     return run(sizes, samples, signed, view, *size, numbers)
 
